@@ -1,0 +1,55 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command weir is a kube-apiserver whose lists and watches stream.
+//
+//	weir serve [flags]       the server; every flag of kube-apiserver
+//
+// Under the name kube-apiserver it takes the flags directly, so that it can stand
+// where that program stands.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	_ "time/tzdata" // time zones of CronJobs, as in upstream's binary
+
+	"github.com/spf13/cobra"
+	"k8s.io/component-base/cli"
+	_ "k8s.io/component-base/logs/json/register"          // --logging-format=json
+	_ "k8s.io/component-base/metrics/prometheus/clientgo" // client-go's metrics
+	_ "k8s.io/component-base/metrics/prometheus/version"  // kubernetes_build_info
+)
+
+// dropIn is the name under which weir takes kube-apiserver's place.
+const dropIn = "kube-apiserver"
+
+func main() {
+	cmd := newCommand(filepath.Base(os.Args[0]))
+	if err := cli.RunNoErrOutput(cmd); err != nil {
+		fmt.Fprintln(os.Stderr, errorLine(cmd, err))
+		os.Exit(1)
+	}
+}
+
+// newCommand returns the command for the name that the program was started by.
+func newCommand(name string) *cobra.Command {
+	if name == dropIn {
+		return newServeCommand(dropIn, "")
+	}
+	root := &cobra.Command{
+		Use:           "weir",
+		Short:         "A kube-apiserver whose lists and watches stream",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(newServeCommand("serve", defaultDataDir))
+	return root
+}
+
+// errorLine is what a person gets to read: one line, whatever the error says.
+func errorLine(cmd *cobra.Command, err error) string {
+	return cmd.Name() + ": " + strings.Join(strings.Fields(err.Error()), " ")
+}

@@ -1,0 +1,69 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"net"
+
+	"github.com/spf13/pflag"
+	cliflag "k8s.io/component-base/cli/flag"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
+)
+
+// DefaultDataDir is where `weir serve` keeps its files when --data-dir is not given.
+const DefaultDataDir = "weir-data"
+
+// Options say how to run one server: everything that kube-apiserver's flags say,
+// and weir's own. Make them with NewOptions, parse flags into Flags, then Run.
+// One Options serves one Run.
+type Options struct {
+	*options.ServerRunOptions
+
+	// DataDir is the directory of stand-alone mode. Empty: no stand-alone mode, and
+	// without --etcd-servers upstream's error.
+	DataDir string
+
+	// Listener, if set, is served instead of --bind-address and --secure-port. Run
+	// owns it.
+	Listener net.Listener
+
+	flags cliflag.NamedFlagSets
+}
+
+// NewOptions returns upstream's defaults with the given default of --data-dir.
+func NewOptions(dataDir string) *Options {
+	o := &Options{ServerRunOptions: options.NewServerRunOptions(), DataDir: dataDir}
+	o.flags = o.ServerRunOptions.Flags()
+	o.flags.FlagSet("weir").StringVar(&o.DataDir, "data-dir", o.DataDir, ""+
+		"The directory of the embedded etcd and of everything that is generated: certificates, keys, admin.kubeconfig. "+
+		"Used when --etcd-servers is not given.")
+	o.flags.Order = append([]string{"weir"}, o.flags.Order[:len(o.flags.Order)-1]...)
+	return o
+}
+
+// Flags returns every flag by section, weir's own first. The sets belong to o.
+func (o *Options) Flags() *cliflag.NamedFlagSets { return &o.flags }
+
+// Parse returns options with the given arguments parsed, as a command would.
+func Parse(args ...string) (*Options, error) {
+	o := NewOptions("")
+	fs := pflag.NewFlagSet("weir", pflag.ContinueOnError)
+	fs.SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
+	for _, set := range o.flags.FlagSets {
+		fs.AddFlagSet(set)
+	}
+	return o, fs.Parse(args)
+}
+
+// changed reports whether any of the named flags was given.
+func (o *Options) changed(names ...string) bool {
+	for _, set := range o.flags.FlagSets {
+		for _, name := range names {
+			if set.Changed(name) {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,244 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
+	genericoptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	basecompatibility "k8s.io/component-base/compatibility"
+	"k8s.io/component-base/featuregate"
+	utilversion "k8s.io/component-base/version"
+	"k8s.io/klog/v2"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+
+	_ "github.com/weir-project/weir/internal/apiserver/kubeversion" // /version and the user agent
+	"github.com/weir-project/weir/internal/etcd"
+)
+
+// Ready describes a server that answers /readyz with ok.
+type Ready struct {
+	// URL is where a client on this host finds the server, "https://127.0.0.1:6443".
+	URL string
+	// Etcd names the etcd in use, for people.
+	Etcd string
+	// Kubeconfig is the path of the admin's kubeconfig. Empty if none was written:
+	// beside an external etcd, or with a --client-ca-file.
+	Kubeconfig string
+	// Client is an administrator's client configuration: the kubeconfig's, over real
+	// TLS, or without one the server's own loopback client. The receiver owns it.
+	Client *rest.Config
+}
+
+// Run serves until ctx ends, then drains as upstream does and returns nil when
+// everything is stopped, embedded etcd last. ready, if not nil, is called once, from
+// another goroutine, as soon as the server answers /readyz with ok.
+//
+// An error before that means that nothing was served; bad input is found before any
+// file is written where that is possible.
+func (o *Options) Run(ctx context.Context, ready func(Ready)) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	if err := o.GenericServerRunOptions.ComponentGlobalsRegistry.Set(); err != nil {
+		return err
+	}
+	rest.SetDefaultWarningHandler(rest.NoWarnings{}) // as upstream: no warnings about one's own loopback requests
+
+	embedded := o.standalone()
+	if embedded {
+		if err := o.safeDefaults(); err != nil {
+			return err
+		}
+	}
+	if err := o.listen(ctx); err != nil {
+		return err
+	}
+	// From here the listener is ours until the server closes it; closing twice is harmless.
+	defer func() {
+		if o.SecureServing.Listener != nil {
+			_ = o.SecureServing.Listener.Close()
+		}
+	}()
+
+	r := Ready{Etcd: strings.Join(o.Etcd.StorageConfig.Transport.ServerList, ",")}
+	if embedded {
+		stop, err := o.startStandalone(ctx, cancel, &r)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	err := o.serve(ctx, ready, r)
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return err
+}
+
+// standalone reports whether the server brings its own etcd.
+func (o *Options) standalone() bool {
+	return o.DataDir != "" && !o.changed("etcd-servers")
+}
+
+// startStandalone makes what a newcomer would have to prepare, starts etcd and fills
+// in r. It ends the server, by cancel, if etcd ends.
+func (o *Options) startStandalone(ctx context.Context, cancel context.CancelCauseFunc, r *Ready) (stop func(), err error) {
+	dir, err := filepath.Abs(o.DataDir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the data directory %s: %w", o.DataDir, err)
+	}
+	lock, err := etcd.LockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			lock.Release()
+		}
+	}()
+	s, err := newStandalone(o, dir)
+	if err != nil {
+		return nil, err
+	}
+	r.Kubeconfig, r.Client, err = s.kubeconfig(o.SecureServing.Listener.Addr())
+	if err != nil {
+		return nil, err
+	}
+	db, err := etcd.Start(ctx, filepath.Join(dir, "etcd"))
+	if err != nil {
+		return nil, err
+	}
+	if err := o.set("etcd-servers", db.Endpoint()); err != nil {
+		db.Close()
+		return nil, err
+	}
+	r.Etcd = fmt.Sprintf("embedded %s, files in %s", db.Version(), dir)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case err := <-db.Err():
+			cancel(fmt.Errorf("embedded etcd stopped: %w", err))
+		case <-done:
+		}
+	}()
+	return func() {
+		close(done)
+		db.Close()
+		lock.Release()
+	}, nil
+}
+
+// listen opens the serving port first of all, so that a port that is taken is found
+// before anything is written.
+func (o *Options) listen(ctx context.Context) (err error) {
+	s := o.SecureServing
+	switch {
+	case o.Listener != nil:
+		s.Listener = o.Listener
+	case s.PermitPortSharing || s.PermitAddressSharing || s.BindPort < 1 || s.BindPort > 65535:
+		return nil // upstream's options of the socket, and upstream's error
+	default:
+		address := net.JoinHostPort(s.BindAddress.String(), strconv.Itoa(s.BindPort))
+		s.Listener, _, err = genericoptions.CreateListener(s.BindNetwork, address, net.ListenConfig{})
+		if err != nil {
+			return fmt.Errorf("cannot serve on %s: %w (choose another port with --secure-port)", address, errors.Unwrap(err))
+		}
+	}
+	if tcp, ok := s.Listener.Addr().(*net.TCPAddr); ok {
+		s.BindPort = tcp.Port
+	}
+	return nil
+}
+
+// serve assembles the chain of servers and runs it.
+func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
+	completed, err := o.Complete(ctx)
+	if err != nil {
+		return err
+	}
+	if errs := completed.Validate(); len(errs) != 0 {
+		return utilerrors.NewAggregate(errs)
+	}
+	registry := o.GenericServerRunOptions.ComponentGlobalsRegistry
+	if gate, ok := registry.FeatureGateFor(basecompatibility.DefaultKubeComponent).(featuregate.MutableFeatureGate); ok {
+		gate.AddMetrics()
+	}
+	registry.AddMetrics()
+	klog.InfoS("Starting", "kubernetes", utilversion.Get().GitVersion, "etcd", r.Etcd)
+
+	// One name per process, as in upstream; a second server in one process (tests) goes without.
+	if name, err := cache.NewInformerName("kube-apiserver"); err == nil {
+		completed.InformerName = name
+		defer name.Release()
+	}
+	config, err := app.NewConfig(completed)
+	if err != nil {
+		return err
+	}
+	plug(config)
+	completedConfig, err := config.Complete()
+	if err != nil {
+		return err
+	}
+	server, err := app.CreateServerChain(completedConfig)
+	if err != nil {
+		return err
+	}
+	prepared, err := server.PrepareRun()
+	if err != nil {
+		return err
+	}
+
+	if ready != nil {
+		loopback := rest.CopyConfig(config.KubeAPIs.ControlPlane.Generic.LoopbackClientConfig)
+		r.URL = serverURL(config.KubeAPIs.ControlPlane.Generic.SecureServing.Listener.Addr())
+		if r.Client == nil {
+			r.Client = rest.CopyConfig(loopback)
+		}
+		pollCtx, stop := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if waitReady(pollCtx, loopback) == nil {
+				ready(r)
+			}
+		}()
+		defer func() { stop(); <-done }()
+	}
+	return prepared.Run(ctx)
+}
+
+// waitReady returns when the server answers /readyz with ok.
+func waitReady(ctx context.Context, client *rest.Config) error {
+	http11, err := rest.HTTPClientFor(client)
+	if err != nil {
+		return err
+	}
+	defer http11.CloseIdleConnections()
+	return wait.PollUntilContextCancel(ctx, 50*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, client.Host+"/readyz", nil)
+		if err != nil {
+			return false, err
+		}
+		resp, err := http11.Do(req)
+		if err != nil {
+			return false, nil // not serving yet
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode == http.StatusOK, nil
+	})
+}

@@ -1,0 +1,79 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"net/http"
+	"reflect"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/apiserver/pkg/registry/generic"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/component-base/featuregate"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+)
+
+// EncodedWatchCache is the gate of weir's own watch cache. Off, the same binary
+// runs upstream's cacher.
+const EncodedWatchCache featuregate.Feature = "EncodedWatchCache"
+
+func init() {
+	utilruntime.Must(utilfeature.DefaultMutableFeatureGate.AddVersioned(map[featuregate.Feature]featuregate.VersionedSpecs{
+		// Version is the Kubernetes release from which the gate exists. The cache is a
+		// matter of the binary, not of the API it emulates, so it is there under every
+		// --emulated-version.
+		EncodedWatchCache: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
+	}))
+}
+
+// watchCache makes the storage that stands where upstream has its cacher.
+func watchCache() generic.StorageDecorator { return genericregistry.StorageWithCacher() }
+
+// innermost wraps the handler that routes to the API, behind authentication,
+// authorization, flow control and audit.
+func innermost(api http.Handler) http.Handler { return api }
+
+// plug puts weir's parts into an assembled configuration: the storage of every
+// resource of all three servers in the chain, and the handler of the one that
+// clients talk to. The delegates' own chains never see a request.
+func plug(config *app.Config) {
+	if utilfeature.DefaultFeatureGate.Enabled(EncodedWatchCache) {
+		for _, getter := range []*generic.RESTOptionsGetter{
+			&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,
+			&config.Aggregator.GenericConfig.RESTOptionsGetter,
+			&config.ApiExtensions.GenericConfig.RESTOptionsGetter,
+			&config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter,
+		} {
+			*getter = cachedRESTOptions{*getter}
+		}
+	}
+	chain := config.Aggregator.GenericConfig.BuildHandlerChainFunc
+	config.Aggregator.GenericConfig.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
+		return chain(innermost(api), c)
+	}
+}
+
+// cachedRESTOptions is upstream's answer with weir's cache in place of upstream's.
+type cachedRESTOptions struct{ upstream generic.RESTOptionsGetter }
+
+func (g cachedRESTOptions) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
+	options, err := g.upstream.GetRESTOptions(resource, example)
+	if err == nil && !undecorated(options.Decorator) {
+		options.Decorator = watchCache()
+	}
+	return options, err
+}
+
+// undecorated reports whether upstream chose no cache for a resource:
+// --watch-cache=false, or size 0 in --watch-cache-sizes or in upstream's defaults
+// (events). Its choice is visible in the function only, so the function is what is
+// compared; unlike the cacher's it is no closure and has one address.
+func undecorated(d generic.StorageDecorator) bool {
+	return reflect.ValueOf(d).Pointer() == reflect.ValueOf(generic.UndecoratedStorage).Pointer()
+}
