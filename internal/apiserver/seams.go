@@ -12,11 +12,13 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apiserver/pkg/registry/generic"
-	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/featuregate"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+
+	"github.com/weir-project/weir/internal/coalesce"
+	"github.com/weir-project/weir/internal/watchcache"
 )
 
 // EncodedWatchCache is the gate of weir's own watch cache. Off, the same binary
@@ -33,11 +35,11 @@ func init() {
 }
 
 // watchCache makes the storage that stands where upstream has its cacher.
-func watchCache() generic.StorageDecorator { return genericregistry.StorageWithCacher() }
+var watchCache = watchcache.Decorator()
 
 // innermost wraps the handler that routes to the API, behind authentication,
 // authorization, flow control and audit.
-func innermost(api http.Handler) http.Handler { return api }
+func innermost(api http.Handler) http.Handler { return coalesce.Handler(api) }
 
 // plug puts weir's parts into an assembled configuration: the storage of every
 // resource of all three servers in the chain, and the handler of the one that
@@ -65,7 +67,7 @@ type cachedRESTOptions struct{ upstream generic.RESTOptionsGetter }
 func (g cachedRESTOptions) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
 	options, err := g.upstream.GetRESTOptions(resource, example)
 	if err == nil && !undecorated(options.Decorator) {
-		options.Decorator = watchCache()
+		options.Decorator = watchCache
 	}
 	return options, err
 }

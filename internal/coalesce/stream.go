@@ -1,0 +1,169 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package coalesce
+
+import (
+	"context"
+	"net/http"
+	"sync"
+
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/endpoints/responsewriter"
+
+	"github.com/weir-project/weir/internal/ledger"
+)
+
+// bufferSize is how much is gathered before it is written.
+const bufferSize = 64 << 10
+
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// Stream is the response of one watch request. Its Write and Flush belong to the
+// request's handler, Busy and Idle to the producer; the two may be two goroutines.
+type Stream struct {
+	mu sync.Mutex
+	w  http.ResponseWriter
+	// buffer[:n] is what has been gathered; nil when n == 0.
+	buffer *[bufferSize]byte
+	n      int
+	// produced says that there is a producer; busy that it is about to send more.
+	produced, busy bool
+	// err is the connection's error; whatever is written after it gets it too.
+	err error
+	// closed says that the handler has returned and w must not be touched.
+	closed bool
+}
+
+var (
+	_ http.Flusher                         = (*Stream)(nil)
+	_ responsewriter.UserProvidedDecorator = (*Stream)(nil)
+)
+
+type contextKey struct{}
+
+// Handler gives every watch request that goes to next a Stream. It has to stand
+// innermost, so that nothing between it and the API handlers holds bytes back.
+func Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		info, ok := request.RequestInfoFrom(req.Context())
+		if !ok || !info.IsResourceRequest || info.Verb != "watch" {
+			next.ServeHTTP(w, req)
+			return
+		}
+		s := &Stream{w: w}
+		defer s.close()
+		next.ServeHTTP(responsewriter.WrapForHTTP1Or2(s), req.WithContext(context.WithValue(req.Context(), contextKey{}, s)))
+	})
+}
+
+// From returns the Stream of the request that ctx belongs to, or nil: a nil
+// *Stream's Busy and Idle do nothing.
+func From(ctx context.Context) *Stream {
+	s, _ := ctx.Value(contextKey{}).(*Stream)
+	return s
+}
+
+// Busy says that the producer has, or is about to look for, more to send. Until
+// Idle, flushes are held back.
+func (s *Stream) Busy() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.produced, s.busy = true, true
+}
+
+// Idle says that the producer has handed over all that there is. What has been
+// written is sent now, and what the handler still writes when it flushes.
+func (s *Stream) Idle() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy = false
+	if s.n > 0 && !s.closed {
+		s.flush()
+	}
+}
+
+// Header implements http.ResponseWriter.
+func (s *Stream) Header() http.Header { return s.w.Header() }
+
+// WriteHeader implements http.ResponseWriter.
+func (s *Stream) WriteHeader(status int) { s.w.WriteHeader(status) }
+
+// Unwrap implements responsewriter.UserProvidedDecorator.
+func (s *Stream) Unwrap() http.ResponseWriter { return s.w }
+
+// Write implements http.ResponseWriter. What it takes may be sent later; an error
+// of the connection is returned by the next call at the latest.
+func (s *Stream) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return 0, s.err
+	}
+	if !s.produced {
+		return s.w.Write(p)
+	}
+	if s.n+len(p) > bufferSize {
+		if err := s.drain(); err != nil {
+			return 0, err
+		}
+		if len(p) >= bufferSize {
+			n, err := s.w.Write(p)
+			s.err = err
+			return n, err
+		}
+	}
+	if s.buffer == nil {
+		s.buffer = buffers.Get().(*[bufferSize]byte)
+		ledger.Process.Add(ledger.Streams, bufferSize)
+	}
+	s.n += copy(s.buffer[s.n:], p)
+	return len(p), nil
+}
+
+// Flush implements http.Flusher.
+func (s *Stream) Flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy && s.n > 0 {
+		return
+	}
+	s.flush()
+}
+
+// flush sends everything. An error shows at the next Write.
+func (s *Stream) flush() {
+	if s.drain() != nil {
+		return
+	}
+	if f, ok := s.w.(http.Flusher); ok {
+		f.Flush()
+	}
+}
+
+// drain writes what has been gathered and gives the buffer back.
+func (s *Stream) drain() error {
+	if s.n > 0 && s.err == nil {
+		_, s.err = s.w.Write(s.buffer[:s.n])
+	}
+	s.n = 0
+	if s.buffer != nil {
+		buffers.Put(s.buffer)
+		s.buffer = nil
+		ledger.Process.Add(ledger.Streams, -bufferSize)
+	}
+	return s.err
+}
+
+func (s *Stream) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.drain() // the handler is gone; the server notices a broken connection itself
+	s.closed = true
+}

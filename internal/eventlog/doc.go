@@ -1,0 +1,21 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package eventlog is one append-only log of changes that any number of readers
+// follow, each at its own pace.
+//
+//	Append ──▶ [first … next)  bounded by bytes, number and age
+//	              ▲      ▲
+//	           cursor  cursor        position is the truth, a wake-up is a hint
+//
+// A reader is a Cursor: a position, no buffer. A slow reader therefore costs
+// nothing and slows nobody; it gets ErrTrimmed when the log no longer holds what
+// it has to read next, and never skips silently. Age alone never trims past a
+// cursor that is still reading; the bounds on bytes and on number do.
+//
+// Readers that want only the events of one key follow that key's chain, an index
+// of positions that is kept for as long as somebody follows it, so that they
+// neither read nor wake up for anybody else's events.
+//
+// The package is generic and imports nothing of k8s.io.
+package eventlog

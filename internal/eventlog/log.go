@@ -1,0 +1,354 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package eventlog
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+var (
+	// ErrTrimmed means that the log no longer holds an event that the reader has not
+	// seen. The reader has to start again from the current state.
+	ErrTrimmed = errors.New("the event log has been trimmed past this position")
+	// ErrClosed means that the log has ended: no event will follow.
+	ErrClosed = errors.New("the event log is closed")
+)
+
+// Config bounds a log. Bounds are applied to the oldest events first.
+type Config[K comparable, E any] struct {
+	// MaxBytes returns the number of bytes that the log may hold, as told by the
+	// sizes given to Append. It is asked at every Append, under the log's lock.
+	MaxBytes func() int64
+	// MaxEvents is the number of events that the log may hold.
+	MaxEvents int
+	// MinEvents are kept however old they are.
+	MinEvents int
+	// Window is the age after which an event may go if no cursor still needs it.
+	Window time.Duration
+	// Now is the clock that ages events.
+	Now func() time.Time
+	// Keys calls yield for each key whose followers must see the event. A key may be
+	// given more than once.
+	Keys func(event E, yield func(K))
+	// Trimmed, if set, is called under the log's lock with each event that leaves the
+	// log and its size.
+	Trimmed func(event E, size int64)
+}
+
+// record is one event in the log.
+type record[E any] struct {
+	event E
+	rev   uint64
+	size  int64
+	at    time.Time
+}
+
+// Log is an append-only log of events ordered by revision. All its methods may be
+// called by any goroutine; Append and Advance by one at a time.
+type Log[K comparable, E any] struct {
+	cfg Config[K, E]
+
+	mu sync.RWMutex
+	// ring holds the events first <= seq < next, seq at ring[seq&(len(ring)-1)];
+	// len(ring) is a power of two and next-first <= len(ring).
+	ring        []record[E]
+	first, next uint64
+	bytes       int64
+	// floor is the revision of which everything later is still in the log:
+	// a reader that knows the state at floor or later can be served.
+	floor uint64
+	// head is the revision up to which the log is complete; floor <= head.
+	head    uint64
+	closed  bool
+	all     chain
+	chains  map[K]*chain
+	cursors map[*Cursor[K, E]]struct{}
+	// checked is when events were last dropped for their age.
+	checked time.Time
+}
+
+// chain is the positions of one key's events, or (Log.all) of all of them, and the
+// bell of those who wait for the next.
+type chain struct {
+	// seqs are the positions of the key's events in from <= seq < Log.next, ascending.
+	// They are not kept for Log.all, where every position counts.
+	seqs []uint64
+	// from is where this index begins: earlier events of the key may be in the log too.
+	from uint64
+	// lost is one past the last position of this key that has been trimmed.
+	lost uint64
+	refs int
+
+	wake chan struct{}
+	// waited says that somebody holds wake. It is set under the read lock and cleared
+	// under the write lock.
+	waited atomic.Bool
+}
+
+// notify wakes whoever waits, to look at the log again.
+func (c *chain) notify() {
+	if c.waited.Load() {
+		close(c.wake)
+		c.wake = make(chan struct{})
+		c.waited.Store(false)
+	}
+}
+
+// New returns an empty log that is complete from revision rev on.
+func New[K comparable, E any](rev uint64, cfg Config[K, E]) *Log[K, E] {
+	return &Log[K, E]{
+		cfg:     cfg,
+		floor:   rev,
+		head:    rev,
+		ring:    make([]record[E], 64),
+		all:     chain{wake: make(chan struct{})},
+		chains:  map[K]*chain{},
+		cursors: map[*Cursor[K, E]]struct{}{},
+		checked: cfg.Now(),
+	}
+}
+
+func (l *Log[K, E]) at(seq uint64) *record[E] {
+	return &l.ring[seq&uint64(len(l.ring)-1)]
+}
+
+// Append adds an event with its revision, which must not be below the previous
+// one's, and the number of bytes that the log keeps alive by holding it.
+func (l *Log[K, E]) Append(rev uint64, size int64, event E) {
+	now := l.cfg.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return
+	}
+	if rev < l.head {
+		// A revision that goes back would be sent to nobody or twice; the source orders them.
+		rev = l.head
+	}
+	if l.next-l.first == uint64(len(l.ring)) {
+		l.resizeLocked(2 * len(l.ring))
+	}
+	*l.at(l.next) = record[E]{event: event, rev: rev, size: size, at: now}
+	seq := l.next
+	l.next++
+	l.head = rev
+	l.bytes += size
+	if len(l.chains) > 0 {
+		l.cfg.Keys(event, func(key K) {
+			c := l.chains[key]
+			if c == nil || (len(c.seqs) > 0 && c.seqs[len(c.seqs)-1] == seq) {
+				return
+			}
+			c.seqs = append(c.seqs, seq)
+			c.notify()
+		})
+	}
+	l.all.notify()
+	l.trimLocked(now)
+}
+
+// Advance says that nothing happened up to revision rev. It wakes nobody.
+func (l *Log[K, E]) Advance(rev uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.head = max(l.head, rev)
+}
+
+// resizeLocked moves the events into a ring of n slots.
+func (l *Log[K, E]) resizeLocked(n int) {
+	ring := make([]record[E], n)
+	for seq := l.first; seq < l.next; seq++ {
+		ring[seq&uint64(n-1)] = *l.at(seq)
+	}
+	l.ring = ring
+}
+
+// trimLocked drops the oldest events until the bounds hold.
+func (l *Log[K, E]) trimLocked(now time.Time) {
+	maxBytes := l.cfg.MaxBytes()
+	for l.first < l.next && (l.bytes > maxBytes || l.next-l.first > uint64(l.cfg.MaxEvents)) {
+		l.dropFirstLocked()
+	}
+	// Looking at every cursor is too much to do at every event, and a second more or
+	// less of history is nothing.
+	if now.Sub(l.checked) < time.Second {
+		return
+	}
+	l.checked = now
+	needed, known := uint64(0), false
+	for l.next-l.first > uint64(l.cfg.MinEvents) && now.Sub(l.at(l.first).at) > l.cfg.Window {
+		if !known {
+			needed, known = l.neededLocked(), true
+		}
+		if l.first >= needed {
+			return
+		}
+		l.dropFirstLocked()
+	}
+}
+
+// neededLocked returns the lowest position that a cursor still has to read.
+func (l *Log[K, E]) neededLocked() uint64 {
+	needed := l.next
+	for c := range l.cursors {
+		needed = min(needed, c.pendingLocked())
+	}
+	return needed
+}
+
+func (l *Log[K, E]) dropFirstLocked() {
+	r := l.at(l.first)
+	if len(l.chains) > 0 {
+		l.cfg.Keys(r.event, func(key K) {
+			c := l.chains[key]
+			if c == nil {
+				return
+			}
+			if len(c.seqs) > 0 && c.seqs[0] == l.first {
+				c.seqs = c.seqs[1:]
+			}
+			c.lost = l.first + 1
+		})
+	}
+	l.bytes -= r.size
+	l.floor = r.rev
+	if l.cfg.Trimmed != nil {
+		l.cfg.Trimmed(r.event, r.size)
+	}
+	*r = record[E]{}
+	l.first++
+	l.all.lost = l.first
+	if n := len(l.ring); n > 64 && l.next-l.first <= uint64(n/4) {
+		l.resizeLocked(n / 2)
+	}
+}
+
+// TrimTo drops every event up to and including revision rev, whoever still wants
+// them.
+func (l *Log[K, E]) TrimTo(rev uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.first < l.next && l.at(l.first).rev <= rev {
+		l.dropFirstLocked()
+	}
+	l.floor = min(max(l.floor, rev), l.head)
+}
+
+// Close ends the log: its events are dropped and every reader gets ErrClosed.
+func (l *Log[K, E]) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return
+	}
+	for l.first < l.next {
+		l.dropFirstLocked()
+	}
+	l.closed = true
+	l.all.notify()
+	for _, c := range l.chains {
+		c.notify()
+	}
+}
+
+// Floor returns the earliest revision from which the log can be followed.
+func (l *Log[K, E]) Floor() uint64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.floor
+}
+
+// Stats describes a log at one moment.
+type Stats struct {
+	// Events and Bytes are what it holds.
+	Events int
+	Bytes  int64
+	// Floor and Head are the revisions between which it is complete.
+	Floor, Head uint64
+	// Cursors is the number of readers.
+	Cursors int
+}
+
+// Stats returns what the log holds.
+func (l *Log[K, E]) Stats() Stats {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return Stats{Events: int(l.next - l.first), Bytes: l.bytes, Floor: l.floor, Head: l.head, Cursors: len(l.cursors)}
+}
+
+// Follow returns a cursor on all events later than revision rev. If the log no
+// longer holds all of them it returns a *TooOldError, which is an ErrTrimmed. The
+// cursor must be closed.
+func (l *Log[K, E]) Follow(rev uint64) (*Cursor[K, E], error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.followLocked(rev, &l.all, nil)
+}
+
+// FollowKey is Follow for the events of one key.
+func (l *Log[K, E]) FollowKey(rev uint64, key K) (*Cursor[K, E], error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.chains[key]
+	if c == nil {
+		c = &chain{from: l.next, wake: make(chan struct{})}
+	}
+	cursor, err := l.followLocked(rev, c, &key)
+	if err != nil {
+		return nil, err
+	}
+	l.chains[key] = c
+	c.refs++
+	l.extendLocked(c, key, cursor.pos)
+	return cursor, nil
+}
+
+// extendLocked makes the chain's index reach back to position pos.
+func (l *Log[K, E]) extendLocked(c *chain, key K, pos uint64) {
+	if pos >= c.from {
+		return
+	}
+	var earlier []uint64
+	for seq := pos; seq < c.from; seq++ {
+		hit := false
+		l.cfg.Keys(l.at(seq).event, func(k K) { hit = hit || k == key })
+		if hit {
+			earlier = append(earlier, seq)
+		}
+	}
+	c.seqs = append(earlier, c.seqs...)
+	c.from = pos
+}
+
+func (l *Log[K, E]) followLocked(rev uint64, c *chain, key *K) (*Cursor[K, E], error) {
+	if l.closed {
+		return nil, ErrClosed
+	}
+	if rev < l.floor {
+		return nil, &TooOldError{Asked: rev, Floor: l.floor}
+	}
+	n := int(l.next - l.first)
+	pos := l.first + uint64(sort.Search(n, func(i int) bool { return l.at(l.first+uint64(i)).rev > rev }))
+	cursor := &Cursor[K, E]{log: l, chain: c, key: key, pos: pos, after: rev}
+	l.cursors[cursor] = struct{}{}
+	return cursor, nil
+}
+
+// TooOldError is the answer to a reader that starts before what the log holds.
+type TooOldError struct {
+	// Asked is the revision that was asked for, Floor the earliest that can be served.
+	Asked, Floor uint64
+}
+
+func (e *TooOldError) Error() string {
+	return fmt.Sprintf("too old resource version: %d (%d)", e.Asked, e.Floor)
+}
+
+// Unwrap makes the error an ErrTrimmed.
+func (e *TooOldError) Unwrap() error { return ErrTrimmed }

@@ -1,0 +1,199 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package frame
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/storage"
+
+	"github.com/weir-project/weir/internal/wire"
+)
+
+// uidField is the name under which a Codec with KeepUIDs packs the UID. No selectable
+// field has it: field names have no space.
+const uidField = "metadata uid"
+
+// Config says how the frames of one resource are made. All fields but KeepUIDs are
+// required.
+type Config struct {
+	// Codec is the resource's storage codec.
+	Codec runtime.Codec
+	// NewFunc returns an empty object of the type that Codec decodes to.
+	NewFunc func() runtime.Object
+	// Attrs returns what selectors look at.
+	Attrs storage.AttrFunc
+	// Versioner reads resource versions.
+	Versioner storage.Versioner
+	// Store keeps derived encodings.
+	Store *Store
+	// KeepUIDs makes Frame.Identity work.
+	KeepUIDs bool
+}
+
+// Codec makes the frames of one resource. It may be used by any number of goroutines.
+type Codec struct {
+	cfg   Config
+	store *Store
+	names fieldNames
+	// custom says that objects are unstructured: the storage codec then decodes to the
+	// served version and encodes to the stored one, but what is sent is the served one.
+	custom bool
+
+	mu    sync.Mutex
+	types map[typeMeta]*typeMeta
+}
+
+// NewCodec returns a Codec.
+func NewCodec(cfg Config) *Codec {
+	_, custom := cfg.NewFunc().(runtime.Unstructured)
+	return &Codec{cfg: cfg, store: cfg.Store, custom: custom, types: map[typeMeta]*typeMeta{}}
+}
+
+// Encode makes a frame of an object that lies under key. The object is read only,
+// and not kept.
+func (c *Codec) Encode(key string, obj runtime.Object) (*Frame, error) {
+	rev, err := c.cfg.Versioner.ObjectResourceVersion(obj)
+	if err != nil {
+		return nil, fmt.Errorf("reading the resourceVersion of %s: %w", key, err)
+	}
+	l, f, err := c.cfg.Attrs(obj)
+	if err != nil {
+		return nil, fmt.Errorf("reading the labels and fields of %s: %w", key, err)
+	}
+	if c.cfg.KeepUIDs {
+		accessor, err := meta.Accessor(obj)
+		if err != nil {
+			return nil, fmt.Errorf("reading the UID of %s: %w", key, err)
+		}
+		withUID := make(map[string]string, len(f)+1)
+		for name, value := range f {
+			withUID[name] = value
+		}
+		withUID[uidField] = string(accessor.GetUID())
+		f = withUID
+	}
+
+	buf := scratch.Get().(*bytes.Buffer)
+	defer putScratch(buf)
+	buf.Reset()
+	if c.custom {
+		err = unstructured.UnstructuredJSONScheme.Encode(obj, buf)
+	} else {
+		err = c.cfg.Codec.Encode(obj, buf)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("encoding %s: %w", key, err)
+	}
+	format, typ := identify(buf.Bytes())
+	return &Frame{
+		codec:   c,
+		typ:     c.intern(typ),
+		key:     key,
+		rev:     rev,
+		attrs:   pack(l, f, &c.names),
+		primary: enclose(format, buf.Bytes()),
+	}, nil
+}
+
+func (c *Codec) decode(data []byte) (runtime.Object, error) {
+	return runtime.Decode(c.cfg.Codec, data)
+}
+
+func (c *Codec) intern(t typeMeta) *typeMeta {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if shared, ok := c.types[t]; ok {
+		return shared
+	}
+	c.types[t] = &t
+	return &t
+}
+
+// protobufMagic begins every object that Kubernetes stores as protobuf; see
+// k8s.io/apimachinery/pkg/runtime/serializer/protobuf.
+var protobufMagic = []byte("k8s\x00")
+
+// identify tells what an encoded object is. Of a format that has no envelope
+// (YAML as storage media type, say) the type does not matter.
+func identify(object []byte) (wire.Format, typeMeta) {
+	if body, ok := bytes.CutPrefix(object, protobufMagic); ok {
+		if t, ok := protobufType(body); ok {
+			return wire.Protobuf, t
+		}
+		return wire.Other, typeMeta{}
+	}
+	if len(object) > 0 && object[0] == '{' {
+		if t, err := jsonType(bytes.NewReader(object)); err == nil {
+			return wire.JSON, t
+		}
+	}
+	return wire.Other, typeMeta{}
+}
+
+// protobufType reads the type from a runtime.Unknown: field 1 is the TypeMeta, of
+// which field 1 is the apiVersion and field 2 the kind.
+func protobufType(unknown []byte) (typeMeta, bool) {
+	field := func(b []byte, tag byte) (value, rest []byte, ok bool) {
+		if len(b) == 0 || b[0] != tag {
+			return nil, nil, false
+		}
+		n, size := binary.Uvarint(b[1:])
+		if size <= 0 || n > uint64(len(b)-1-size) {
+			return nil, nil, false
+		}
+		b = b[1+size:]
+		return b[:n], b[n:], true
+	}
+	t, _, ok := field(unknown, 0x0a)
+	if !ok {
+		return typeMeta{}, false
+	}
+	apiVersion, rest, ok := field(t, 0x0a)
+	if !ok {
+		return typeMeta{}, false
+	}
+	kind, _, ok := field(rest, 0x12)
+	return typeMeta{apiVersion: string(apiVersion), kind: string(kind)}, ok
+}
+
+// jsonType reads an object's apiVersion and kind, and no more of it than it has to.
+func jsonType(r io.Reader) (typeMeta, error) {
+	d := json.NewDecoder(r)
+	if _, err := d.Token(); err != nil {
+		return typeMeta{}, err
+	}
+	var t typeMeta
+	for d.More() && (t.apiVersion == "" || t.kind == "") {
+		name, err := d.Token()
+		if err != nil {
+			return typeMeta{}, err
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return typeMeta{}, err
+		}
+		var into *string
+		switch name {
+		case "apiVersion":
+			into = &t.apiVersion
+		case "kind":
+			into = &t.kind
+		default:
+			continue
+		}
+		if err := json.Unmarshal(value, into); err != nil {
+			return typeMeta{}, err
+		}
+	}
+	return t, nil
+}

@@ -1,0 +1,244 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package frame
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/weir-project/weir/internal/wire"
+)
+
+// Frame is one object at one revision. It implements runtime.CacheableObject, so
+// that it can be the object of a watch event. It is immutable.
+type Frame struct {
+	codec *Codec
+	// typ is the type that the primary encoding names.
+	typ *typeMeta
+	key string
+	rev uint64
+	attrs
+	primary encoded
+	// derived is the list of the frame's other encodings; see Store.
+	derived atomic.Pointer[derived]
+}
+
+var _ runtime.CacheableObject = (*Frame)(nil)
+
+// typeMeta is the type of encoded objects; one for all frames of a type.
+type typeMeta struct {
+	apiVersion, kind string
+}
+
+// encoded is an encoded object with the ADDED event round it, because that is how
+// it is sent most: initial events then need no copy. Where there is no envelope for
+// the format, it is the bytes of the whole answer, whatever it is.
+type encoded struct {
+	format wire.Format
+	offset int
+	event  []byte
+}
+
+var added = string(watch.Added)
+
+// enclose puts an ADDED event round object. A JSON object may end in a newline.
+func enclose(f wire.Format, object []byte) encoded {
+	if f == wire.Other {
+		return encoded{event: bytes.Clone(object)}
+	}
+	if f == wire.JSON {
+		object = bytes.TrimSuffix(object, []byte("\n"))
+	}
+	total, offset := wire.EventSize(f, added, len(object))
+	return encoded{format: f, offset: offset, event: wire.AppendEvent(make([]byte, 0, total), f, added, object)}
+}
+
+// object returns the encoded object alone. The caller must not change it.
+func (e encoded) object() []byte {
+	if e.format == wire.JSON {
+		return e.event[e.offset : len(e.event)-len("}\n")]
+	}
+	return e.event[e.offset:]
+}
+
+// writeEvent writes an event of the given type with one Write: a framer below
+// counts and delimits by Writes.
+func (e encoded) writeEvent(eventType string, w io.Writer) error {
+	if eventType == added || e.format == wire.Other {
+		_, err := w.Write(e.event)
+		return err
+	}
+	buf := scratch.Get().(*bytes.Buffer)
+	defer putScratch(buf)
+	buf.Reset()
+	total, _ := wire.EventSize(e.format, eventType, len(e.object()))
+	buf.Grow(total)
+	_, err := w.Write(wire.AppendEvent(buf.AvailableBuffer(), e.format, eventType, e.object()))
+	return err
+}
+
+// scratch holds buffers for what is encoded before its size is known.
+var scratch = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+func putScratch(b *bytes.Buffer) {
+	// A buffer grown by one large object must not stay for small ones.
+	if b.Cap() <= 4<<20 {
+		scratch.Put(b)
+	}
+}
+
+// Key returns the object's key in storage, without the cluster's prefix.
+func (f *Frame) Key() string { return f.key }
+
+// Revision returns the resourceVersion that the encoded object bears.
+func (f *Frame) Revision() uint64 { return f.rev }
+
+// Labels returns a view of the object's labels.
+func (f *Frame) Labels() *Labels { return (*Labels)(f) }
+
+// Fields returns a view of the object's selectable fields.
+func (f *Frame) Fields() *Fields { return (*Fields)(f) }
+
+// overhead is what a Frame costs beside its strings and bytes, roughly: itself and
+// its places in the ordered map.
+const overhead = 200
+
+// Size returns the bytes that the frame keeps alive, without derived encodings.
+func (f *Frame) Size() int64 {
+	return int64(overhead + len(f.key) + len(f.packed) + len(f.primary.event))
+}
+
+// Identity returns an object that has the namespace and the UID of the frame's, for
+// shard selectors. Only frames of a Codec that keeps UIDs have one.
+func (f *Frame) Identity() *metav1.PartialObjectMetadata {
+	uid, _ := f.Fields().lookup(uidField)
+	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
+		Namespace: f.Fields().Get("metadata.namespace"),
+		Name:      f.Fields().Get("metadata.name"),
+		UID:       types.UID(uid),
+	}}
+}
+
+// Decode returns the object as the storage codec decodes it: a new one, the
+// caller's own.
+func (f *Frame) Decode() (runtime.Object, error) {
+	obj, err := f.codec.decode(f.primary.object())
+	if err != nil {
+		return nil, fmt.Errorf("decoding the cached %s at revision %d: %w", f.key, f.rev, err)
+	}
+	return obj, nil
+}
+
+// CacheEncode implements runtime.CacheableObject. For a watch event in a known
+// format it writes shared bytes; for anything else it encodes the decoded object.
+func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, io.Writer) error, w io.Writer) error {
+	v := variantOf(id)
+	switch {
+	case v.plain && v.objectFormat == f.primary.format && v.apiVersion == f.typ.apiVersion:
+		return f.primary.writeEvent(v.eventType, w)
+	case !v.watch || v.columns:
+		// Column definitions are sent once per stream, and encoding anew is what tells
+		// upstream's encoder that they have been sent.
+		return f.encode(encode, w)
+	case v.envelope == wire.Other:
+		e, err := f.codec.store.get(f, id, func() (encoded, error) {
+			return f.build(wire.Other, encode)
+		})
+		if err != nil {
+			return err
+		}
+		return e.writeEvent(v.eventType, w)
+	default:
+		e, err := f.codec.store.get(f, v.object, func() (encoded, error) {
+			return f.buildObject(v, encode)
+		})
+		if err != nil {
+			return err
+		}
+		return e.writeEvent(v.eventType, w)
+	}
+}
+
+func (f *Frame) encode(encode func(runtime.Object, io.Writer) error, w io.Writer) error {
+	obj, err := f.Decode()
+	if err != nil {
+		return err
+	}
+	return encode(obj, w)
+}
+
+// build keeps what encode makes of the decoded object.
+func (f *Frame) build(format wire.Format, encode func(runtime.Object, io.Writer) error) (encoded, error) {
+	buf := scratch.Get().(*bytes.Buffer)
+	defer putScratch(buf)
+	buf.Reset()
+	if err := f.encode(encode, buf); err != nil {
+		return encoded{}, err
+	}
+	return enclose(format, buf.Bytes()), nil
+}
+
+// buildObject encodes the object of an event without the event round it. The
+// encoder of the event is asked to encode a stand-in; it hands that on to the
+// encoder of the object, which by the contract of CacheableObject asks the stand-in
+// to encode itself, and so shows its encode function.
+func (f *Frame) buildObject(v *variant, encodeEvent func(runtime.Object, io.Writer) error) (encoded, error) {
+	probe := &probe{}
+	if err := encodeEvent(probe, io.Discard); probe.encode == nil {
+		return encoded{}, fmt.Errorf("encoding %s: the watch encoder did not ask for the object: %w", f.key, err)
+	}
+	if probe.id != v.object {
+		return encoded{}, fmt.Errorf("encoding %s: the watch encoder names its object encoding %q in the event and %q when asked", f.key, v.object, probe.id)
+	}
+	return f.build(v.envelope, probe.encode)
+}
+
+// probe is a CacheableObject that only remembers how it was asked to be encoded.
+type probe struct {
+	runtime.Object
+	id     runtime.Identifier
+	encode func(runtime.Object, io.Writer) error
+}
+
+func (p *probe) CacheEncode(id runtime.Identifier, encode func(runtime.Object, io.Writer) error, w io.Writer) error {
+	p.id, p.encode = id, encode
+	// Something has to be there for the event's encoder to put an envelope round.
+	_, err := w.Write([]byte("{}"))
+	return err
+}
+
+func (p *probe) GetObject() runtime.Object { return p.Object }
+
+// GetObject implements runtime.CacheableObject. An object that cannot be decoded,
+// which would be an error of weir's own, is returned as the Status that says so.
+func (f *Frame) GetObject() runtime.Object {
+	obj, err := f.Decode()
+	if err != nil {
+		return &metav1.Status{
+			Status:  metav1.StatusFailure,
+			Code:    http.StatusInternalServerError,
+			Reason:  metav1.StatusReasonInternalError,
+			Message: err.Error(),
+		}
+	}
+	return obj
+}
+
+// GetObjectKind implements runtime.Object with the type of the primary encoding.
+func (f *Frame) GetObjectKind() schema.ObjectKind {
+	return &metav1.TypeMeta{APIVersion: f.typ.apiVersion, Kind: f.typ.kind}
+}
+
+// DeepCopyObject implements runtime.Object. Frames are immutable: it is the same one.
+func (f *Frame) DeepCopyObject() runtime.Object { return f }

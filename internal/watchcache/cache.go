@@ -1,0 +1,356 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package watchcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/metadata"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/features"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/cacher/consistency"
+	"k8s.io/apiserver/pkg/storage/cacher/delegator"
+	"k8s.io/apiserver/pkg/storage/cacher/metrics"
+	"k8s.io/apiserver/pkg/storage/cacher/progress"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
+
+	"github.com/weir-project/weir/internal/eventlog"
+	"github.com/weir-project/weir/internal/frame"
+	"github.com/weir-project/weir/internal/ledger"
+)
+
+const (
+	// freshTimeout is how long a read waits for the cache to reach a revision; what
+	// upstream's blockTimeout is.
+	freshTimeout = 3 * time.Second
+	// tooHighRetrySeconds is when a client may come back that asked for a revision
+	// that the cache did not reach in that time.
+	tooHighRetrySeconds = 1
+	// compactionPeriod is how often the cache asks which revision etcd has compacted.
+	compactionPeriod = 15 * time.Second
+)
+
+// Bounds on the history of one resource. Upstream keeps up to 102,400 events and
+// for MinHistory at least; bytes are what memory is made of, so there is a bound on
+// them too, which grows with the resource.
+const (
+	maxEvents = 100 * 1024
+	minEvents = 100
+	minBytes  = 64 << 20
+)
+
+// MinHistory is the age up to which events are kept while the bounds on number and
+// bytes allow. It is upstream's cacher.DefaultEventFreshDuration.
+const MinHistory = 75 * time.Second
+
+// Config says what a Cache caches. Fields without a remark are required.
+type Config struct {
+	// Storage is where the resource is kept: upstream's etcd3 store. The Cache does not
+	// close it.
+	Storage storage.Interface
+	// Versioner reads and writes resource versions.
+	Versioner storage.Versioner
+	// GroupResource names the resource in errors and metrics.
+	GroupResource schema.GroupResource
+	// History is how long events are kept; not less than MinHistory.
+	History time.Duration
+	// ResourcePrefix is the storage key under which all objects lie: "/pods", say.
+	ResourcePrefix string
+	// KeyFunc returns the storage key of an object.
+	KeyFunc func(runtime.Object) (string, error)
+	// GetAttrs returns the labels and fields of an object.
+	GetAttrs storage.AttrFunc
+	// Trigger holds the field by whose value watches are indexed, at most one. Optional.
+	Trigger storage.IndexerFuncs
+	// Indexers name the fields and labels by whose value lists are indexed. Optional.
+	Indexers *cache.Indexers
+	// NewFunc and NewListFunc return an empty object and list.
+	NewFunc     func() runtime.Object
+	NewListFunc func() runtime.Object
+	// Codec is the storage codec.
+	Codec runtime.Codec
+	// Clock is the real one if nil.
+	Clock clock.WithTicker
+	// Store keeps the derived encodings, of all resources together.
+	Store *frame.Store
+	// DecodeInitial sends the initial events as decoded objects, because the resource's
+	// REST storage changes what it reads on the way to the client.
+	DecodeInitial bool
+}
+
+// Cache is a storage.Interface that answers reads and watches from the encoded
+// objects of one resource. Its methods may be called by any number of goroutines.
+type Cache struct {
+	cfg   Config
+	codec *frame.Codec
+	// trigger is the name of the field that watches are indexed by, or "".
+	trigger string
+	// indexes are the names of the list indexes, in the order of view.byIndex.
+	indexes  []string
+	progress *progress.ConditionalProgressRequester
+	dispatch *metrics.WatcherMetricsObservers
+
+	// cancel ends every goroutine of the cache, which running counts.
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+
+	mu sync.RWMutex
+	// gen is nil while the cache is not ready.
+	gen *generation
+	// notReady is since when, and why, gen is nil.
+	notReady time.Time
+	cause    error
+	stopped  bool
+	// inconsistent says that the checker found etcd to differ: snapshots are not used.
+	inconsistent bool
+	// compacted is the revision up to which etcd has been compacted, as far as known.
+	compacted int64
+}
+
+var _ storage.Interface = (*Cache)(nil)
+
+// New starts a cache. Stop must be called.
+func New(cfg Config) (*Cache, error) {
+	if err := runtime.CheckCodec(cfg.Codec, cfg.NewFunc()); err != nil {
+		return nil, fmt.Errorf("storage codec of %s does not match its type: %w", cfg.GroupResource, err)
+	}
+	if cfg.ResourcePrefix == "" || cfg.ResourcePrefix == "/" || !strings.HasPrefix(cfg.ResourcePrefix, "/") {
+		return nil, fmt.Errorf("resource prefix %q of %s has to be a path below /", cfg.ResourcePrefix, cfg.GroupResource)
+	}
+	if cfg.History < MinHistory {
+		return nil, fmt.Errorf("event history of %s (%v) must not be below %v", cfg.GroupResource, cfg.History, MinHistory)
+	}
+	if len(cfg.Trigger) > 1 {
+		return nil, fmt.Errorf("watches of %s cannot be indexed by more than one field", cfg.GroupResource)
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+
+	ctx, cancel := context.WithCancel(context.Background())
+	var outgoing metadata.MD
+	if utilfeature.DefaultFeatureGate.Enabled(features.SeparateCacheWatchRPC) {
+		// The cache's watch goes over an RPC of its own, which progress requests have to
+		// share to be answered on it.
+		outgoing = metadata.Pairs("source", "cache")
+		ctx = metadata.NewOutgoingContext(ctx, outgoing)
+	}
+	c := &Cache{
+		cfg: cfg,
+		codec: frame.NewCodec(frame.Config{
+			Codec:     cfg.Codec,
+			NewFunc:   cfg.NewFunc,
+			Attrs:     cfg.GetAttrs,
+			Versioner: cfg.Versioner,
+			Store:     cfg.Store,
+			KeepUIDs:  utilfeature.DefaultFeatureGate.Enabled(features.ShardedListAndWatch),
+		}),
+		progress: progress.NewConditionalProgressRequester(cfg.Storage.RequestWatchProgress, cfg.Clock, outgoing),
+		dispatch: metrics.NewWatcherMetricsObservers(cfg.GroupResource),
+		cancel:   cancel,
+		notReady: cfg.Clock.Now(),
+	}
+	for name := range cfg.Trigger {
+		c.trigger = name
+	}
+	for _, i := range c.newState().indexes {
+		c.indexes = append(c.indexes, i.name)
+	}
+	if utilfeature.DefaultFeatureGate.Enabled(features.SizeBasedListCostEstimate) {
+		if err := cfg.Storage.EnableResourceSizeEstimation(c.keys); err != nil {
+			cancel()
+			return nil, fmt.Errorf("failed to enable resource size estimation: %w", err)
+		}
+	}
+	metrics.WatchCacheCapacity.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Set(maxEvents)
+
+	c.running.Go(func() { c.follow(ctx) })
+	c.running.Go(func() { c.progress.Run(ctx.Done()) })
+	if utilfeature.DefaultFeatureGate.Enabled(features.ListFromCacheSnapshot) {
+		c.running.Go(func() { c.watchCompaction(ctx) })
+	}
+	if utilfeature.DefaultFeatureGate.Enabled(features.DetectCacheInconsistency) || consistency.PanicOnCacheInconsistency {
+		checker := consistency.NewChecker(cfg.ResourcePrefix, cfg.GroupResource, cfg.NewListFunc, digested{c}, cfg.Storage)
+		c.running.Go(func() { checker.Run(ctx.Done()) })
+	}
+	return c, nil
+}
+
+func (c *Cache) newState() *state {
+	var names []string
+	if c.cfg.Indexers != nil {
+		for name := range *c.cfg.Indexers {
+			names = append(names, name)
+		}
+	}
+	return newState(names)
+}
+
+// Stop ends the cache and every watch on it, and waits for its goroutines. It may be
+// called more than once.
+func (c *Cache) Stop() {
+	c.mu.Lock()
+	c.stopped = true
+	c.mu.Unlock()
+	c.cancel()
+	c.running.Wait()
+	c.setNotReady(nil)
+}
+
+// errStopped is what a stopped cache says.
+var errStopped = errors.New("apiserver cacher is stopped")
+
+// current returns the generation that answers now, and its revision and view. It
+// fails with 429 while there is none.
+func (c *Cache) current() (*generation, uint64, view, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.gen == nil || c.stopped {
+		return nil, 0, view{}, c.notReadyLocked()
+	}
+	return c.gen, c.gen.rev, c.gen.view, nil
+}
+
+// notReadyLocked is the answer to reads that only a ready cache can serve; see
+// https://kep.k8s.io/4568.
+func (c *Cache) notReadyLocked() error {
+	err := errors.New("storage is (re)initializing")
+	switch {
+	case c.stopped:
+		err = errStopped
+	case c.cause != nil:
+		err = fmt.Errorf("storage is (re)initializing: %w", c.cause)
+	}
+	// The longer it lasts the later clients come back: after 1 s, at most 30 s.
+	down := c.cfg.Clock.Since(c.notReady).Seconds()
+	return apierrors.NewTooManyRequests(err.Error(), int(math.Min(30, math.Max(1, math.Exp(0.06*down)))))
+}
+
+// Ready tells whether the cache has read its resource.
+func (c *Cache) Ready() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.gen != nil && !c.stopped
+}
+
+// setNotReady ends the present generation: its watches end, its bytes go.
+func (c *Cache) setNotReady(cause error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cause = cause
+	if c.gen == nil {
+		return
+	}
+	gen := c.gen
+	c.gen = nil
+	c.notReady = c.cfg.Clock.Now()
+	gen.log.Close()
+	close(gen.moved)
+}
+
+// waitFresh returns the generation when it has reached rev, with its revision and
+// view then. It waits for freshTimeout at most, and asks etcd for progress meanwhile.
+func (c *Cache) waitFresh(ctx context.Context, rev uint64) (*generation, uint64, view, error) {
+	gen, at, v, err := c.current()
+	if err != nil || at >= rev {
+		return gen, at, v, err
+	}
+	if delegator.ConsistentReadSupported() {
+		c.progress.Add()
+		defer c.progress.Remove()
+	}
+	start := c.cfg.Clock.Now()
+	defer func() {
+		metrics.WatchCacheReadWait.WithContext(ctx).WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Observe(c.cfg.Clock.Since(start).Seconds())
+	}()
+	timeout := c.cfg.Clock.NewTimer(freshTimeout)
+	defer timeout.Stop()
+	for {
+		c.mu.RLock()
+		if c.gen == nil || c.stopped {
+			defer c.mu.RUnlock()
+			return nil, 0, view{}, c.notReadyLocked()
+		}
+		gen, at, v, moved := c.gen, c.gen.rev, c.gen.view, c.gen.moved
+		c.mu.RUnlock()
+		if at >= rev {
+			return gen, at, v, nil
+		}
+		select {
+		case <-moved:
+		case <-timeout.C():
+			return nil, 0, view{}, storage.NewTooLargeResourceVersionError(rev, at, tooHighRetrySeconds)
+		case <-ctx.Done():
+			return nil, 0, view{}, storage.NewTooLargeResourceVersionError(rev, at, tooHighRetrySeconds)
+		}
+	}
+}
+
+// watchCompaction lets go of states that etcd no longer has either.
+func (c *Cache) watchCompaction(ctx context.Context) {
+	ticker := c.cfg.Clock.NewTicker(compactionPeriod)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C():
+			c.observeCompaction()
+		}
+	}
+}
+
+func (c *Cache) observeCompaction() {
+	rev := c.cfg.Storage.CompactRevision()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if rev <= c.compacted {
+		return
+	}
+	c.compacted = rev
+	if c.gen != nil {
+		c.gen.forget(uint64(rev))
+	}
+}
+
+// MarkConsistent implements what the consistency checker wants of a cache: while it
+// finds the cache to differ from etcd, exact reads go to etcd.
+func (c *Cache) MarkConsistent(consistent bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inconsistent = !consistent
+	if c.inconsistent && c.gen != nil {
+		c.gen.past = nil
+		c.gen.floor = c.gen.view.rev
+	}
+}
+
+// keepViews tells whether earlier states are kept for exact reads.
+func (c *Cache) keepViewsLocked() bool {
+	return !c.inconsistent && utilfeature.DefaultFeatureGate.Enabled(features.ListFromCacheSnapshot)
+}
+
+// limits are the bounds on the log of the state s.
+func (c *Cache) limits(bytes func() int64) eventlog.Config[scope, *change] {
+	return eventlog.Config[scope, *change]{
+		MaxBytes:  func() int64 { return max(minBytes, bytes()) },
+		MaxEvents: maxEvents,
+		MinEvents: minEvents,
+		Window:    c.cfg.History,
+		Now:       c.cfg.Clock.Now,
+		Trimmed:   func(_ *change, size int64) { ledger.Process.Add(ledger.History, -size) },
+	}
+}

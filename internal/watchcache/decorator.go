@@ -1,0 +1,77 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package watchcache
+
+import (
+	"fmt"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/weir-project/weir/internal/frame"
+	"github.com/weir-project/weir/internal/ledger"
+)
+
+// decoratedOnRead are the resources whose REST storage changes objects on their way
+// from storage to the client (generic registry Store.Decorator), which it can do to
+// decoded objects only. Live events pass it undecorated with upstream too.
+var decoratedOnRead = map[schema.GroupResource]bool{
+	{Resource: "services"}:               true,
+	{Resource: "persistentvolumeclaims"}: true,
+}
+
+// Decorator returns the decorator that puts a Cache before a resource's storage. It
+// takes the place of registry.StorageWithCacher. Caches of one Decorator share the
+// budget for derived encodings.
+func Decorator() generic.StorageDecorator {
+	store := frame.NewStore(frame.DefaultBudget, ledger.Process)
+	return func(
+		config *storagebackend.ConfigForResource,
+		resourcePrefix string,
+		keyFunc func(obj runtime.Object) (string, error),
+		newFunc func() runtime.Object,
+		newListFunc func() runtime.Object,
+		getAttrs storage.AttrFunc,
+		trigger storage.IndexerFuncs,
+		indexers *cache.Indexers,
+	) (storage.Interface, factory.DestroyFunc, error) {
+		raw, destroy, err := generic.NewRawStorage(config, newFunc, newListFunc, resourcePrefix)
+		if err != nil {
+			return raw, destroy, err
+		}
+		c, err := New(Config{
+			Storage:        raw,
+			Versioner:      storage.APIObjectVersioner{},
+			GroupResource:  config.GroupResource,
+			History:        config.EventsHistoryWindow,
+			ResourcePrefix: resourcePrefix,
+			KeyFunc:        keyFunc,
+			GetAttrs:       getAttrs,
+			Trigger:        trigger,
+			Indexers:       indexers,
+			NewFunc:        newFunc,
+			NewListFunc:    newListFunc,
+			Codec:          config.Codec,
+			Store:          store,
+			DecodeInitial:  decoratedOnRead[config.GroupResource],
+		})
+		if err != nil {
+			destroy()
+			return nil, func() {}, fmt.Errorf("starting the watch cache of %s: %w", config.GroupResource, err)
+		}
+		var once sync.Once
+		return c, func() {
+			once.Do(func() {
+				c.Stop()
+				destroy()
+			})
+		}, nil
+	}
+}

@@ -1,0 +1,429 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package watchcache
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/conversion"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/audit"
+	"k8s.io/apiserver/pkg/features"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/cacher/delegator"
+	"k8s.io/apiserver/pkg/storage/cacher/metrics"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/component-base/tracing"
+
+	"github.com/weir-project/weir/internal/frame"
+)
+
+// Get implements storage.Interface.
+func (c *Cache) Get(ctx context.Context, key string, opts storage.GetOptions, objPtr runtime.Object) error {
+	// Without a revision the newest state is wanted, which only etcd can vouch for; and
+	// a single object is no load on etcd while the cache is not ready.
+	if opts.ResourceVersion == "" || !c.Ready() {
+		return c.cfg.Storage.Get(ctx, key, opts, objPtr)
+	}
+	rev, err := c.cfg.Versioner.ParseResourceVersion(opts.ResourceVersion)
+	if err != nil {
+		return err
+	}
+	ctx, span := tracing.Start(ctx, "cacher.Get",
+		attribute.String("audit-id", audit.GetAuditIDTruncated(ctx)),
+		attribute.String("key", key),
+		attribute.String("resource-version", opts.ResourceVersion))
+	defer span.End(500 * time.Millisecond)
+	if key, err = storage.PrepareKey(c.cfg.ResourcePrefix, key, false); err != nil {
+		return err
+	}
+	out, err := conversion.EnforcePtr(objPtr)
+	if err != nil {
+		return err
+	}
+	_, at, v, err := c.waitFresh(ctx, rev)
+	if err != nil {
+		return err
+	}
+	f, ok := v.objects.Get(key)
+	if !ok {
+		out.Set(reflect.Zero(out.Type()))
+		if opts.IgnoreNotFound {
+			return nil
+		}
+		return storage.NewKeyNotFoundError(key, int64(at))
+	}
+	obj, err := f.Decode()
+	if err != nil {
+		return storage.NewInternalError(err)
+	}
+	out.Set(reflect.ValueOf(obj).Elem())
+	return nil
+}
+
+// GetList implements storage.Interface. What the cache may not answer goes to etcd by
+// upstream's rules; see CacheDelegator in k8s.io/apiserver/pkg/storage/cacher.
+func (c *Cache) GetList(ctx context.Context, key string, opts storage.ListOptions, listObj runtime.Object) error {
+	if _, _, err := storage.ValidateListOptions(c.cfg.ResourcePrefix, c.cfg.Versioner, opts); err != nil {
+		return err
+	}
+	rule, err := delegator.ShouldDelegateList(opts, rules{c})
+	if err != nil {
+		return err
+	}
+	if rule.ShouldDelegate {
+		return c.cfg.Storage.GetList(ctx, key, opts, listObj)
+	}
+	if _, err := c.cfg.Versioner.ParseResourceVersion(opts.ResourceVersion); err != nil {
+		return err
+	}
+	if opts.Predicate.Limit > 0 && selectsAll(opts.Predicate) && !c.Ready() {
+		return c.cfg.Storage.GetList(ctx, key, opts, listObj) // a bounded load on etcd
+	}
+
+	err = c.list(ctx, key, opts, listObj)
+	if apierrors.IsResourceExpired(err) && utilfeature.DefaultFeatureGate.Enabled(features.ListFromCacheSnapshot) {
+		return c.cfg.Storage.GetList(ctx, key, opts, listObj)
+	}
+	if !rule.ConsistentRead {
+		return err
+	}
+	fallback := "false"
+	if storage.IsTooLargeResourceVersion(err) {
+		if utilfeature.DefaultFeatureGate.Enabled(features.ConsistentListFromCacheSkipTimeoutFallback) {
+			fallback = "skipped"
+			err = apierrors.NewTooManyRequests(err.Error(), tooHighRetrySeconds)
+		} else {
+			fallback = "true"
+			err = c.cfg.Storage.GetList(ctx, key, opts, listObj)
+		}
+	}
+	metrics.ConsistentReadTotal.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource, fmt.Sprint(err == nil), fallback).Add(1)
+	return err
+}
+
+func selectsAll(p storage.SelectionPredicate) bool {
+	return (p.Label == nil || p.Label.Empty()) && (p.Field == nil || p.Field.Empty())
+}
+
+// rules tells delegator.ShouldDelegateList what the cache can answer.
+type rules struct{ c *Cache }
+
+var _ delegator.Helper = rules{}
+
+func (r rules) exact(rev uint64) (delegator.Result, error) {
+	gen, at, _, err := r.c.current()
+	if err != nil {
+		// As upstream's cache, which then knows no revision and is behind every one.
+		return delegator.Result{ShouldDelegate: !delegator.ConsistentReadSupported()}, nil
+	}
+	if rev > at {
+		// A revision of the future needs progress notifications to become known.
+		return delegator.Result{ShouldDelegate: !delegator.ConsistentReadSupported()}, nil
+	}
+	_, ok := r.c.viewAt(gen, rev)
+	return delegator.Result{ShouldDelegate: !ok}, nil
+}
+
+func (r rules) keepsViews() bool {
+	r.c.mu.RLock()
+	defer r.c.mu.RUnlock()
+	return r.c.keepViewsLocked()
+}
+
+// ShouldDelegateExactRV implements delegator.Helper.
+func (r rules) ShouldDelegateExactRV(resourceVersion string, recursive bool) (delegator.Result, error) {
+	if !recursive || !r.keepsViews() {
+		return delegator.Result{ShouldDelegate: true}, nil
+	}
+	rev, err := r.c.cfg.Versioner.ParseResourceVersion(resourceVersion)
+	if err != nil {
+		return delegator.Result{}, err
+	}
+	return r.exact(rev)
+}
+
+// ShouldDelegateContinue implements delegator.Helper.
+func (r rules) ShouldDelegateContinue(token string, recursive bool) (delegator.Result, error) {
+	if !recursive || !r.keepsViews() {
+		return delegator.Result{ShouldDelegate: true}, nil
+	}
+	_, rev, err := storage.DecodeContinue(token, r.c.cfg.ResourcePrefix)
+	if err != nil {
+		return delegator.Result{}, err
+	}
+	if rev > 0 {
+		return r.exact(uint64(rev))
+	}
+	return r.ShouldDelegateConsistentRead() // a continuation that settled for the present
+}
+
+// ShouldDelegateConsistentRead implements delegator.Helper.
+func (r rules) ShouldDelegateConsistentRead() (delegator.Result, error) {
+	return delegator.Result{ConsistentRead: true, ShouldDelegate: !delegator.ConsistentReadSupported()}, nil
+}
+
+func (c *Cache) viewAt(gen *generation, rev uint64) (view, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return gen.at(rev)
+}
+
+// selection is what a list reads: a view, and where in it.
+type selection struct {
+	view view
+	// rev is the resourceVersion of the answer.
+	rev uint64
+	// from is the key to go on from, "" for the first.
+	from string
+	// index is the position of the index to use in view.byIndex, or -1, and value the
+	// value to look up there.
+	index int
+	value string
+}
+
+// ascend calls yield for the selected objects under prefix, in the order of their keys.
+func (s *selection) ascend(prefix string, recursive bool, yield func(*frame.Frame) bool) {
+	switch {
+	case !recursive:
+		if f, ok := s.view.objects.Get(prefix); ok {
+			yield(f)
+		}
+	case s.index >= 0:
+		s.view.byIndex[s.index].Ascend(indexKey(s.value, prefix), "", func(_ string, f *frame.Frame) bool { return yield(f) })
+	default:
+		s.view.objects.Ascend(prefix, s.from, func(_ string, f *frame.Frame) bool { return yield(f) })
+	}
+}
+
+// list answers from the cache.
+func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, listObj runtime.Object) error {
+	prefix, err := storage.PrepareKey(c.cfg.ResourcePrefix, key, opts.Recursive)
+	if err != nil {
+		return err
+	}
+	ctx, span := tracing.Start(ctx, "cacher.GetList",
+		attribute.String("audit-id", audit.GetAuditIDTruncated(ctx)),
+		attribute.Stringer("type", c.cfg.GroupResource))
+	defer span.End(500 * time.Millisecond)
+
+	items, err := itemsOf(listObj)
+	if err != nil {
+		return err
+	}
+	sel, err := c.selectView(ctx, prefix, opts)
+	if err != nil {
+		return err
+	}
+	span.AddEvent("Ready")
+
+	limit := int64(0)
+	if opts.ResourceVersion != "0" {
+		limit = max(0, opts.Predicate.Limit)
+	}
+	var shardError error
+	m := newMatcher(prefix, opts.Predicate, func() {})
+	if !opts.Recursive {
+		m.prefix = strings.TrimSuffix(prefix, "/")
+	}
+	items.Set(reflect.MakeSlice(items.Type(), 0, c.expect(&sel, prefix, opts, limit)))
+	seen, last, more := 0, "", false
+	sel.ascend(prefix, opts.Recursive, func(f *frame.Frame) bool {
+		if limit > 0 && int64(items.Len()) == limit {
+			more = true
+			return false
+		}
+		seen++
+		ok, err := m.matches(f)
+		if err != nil {
+			shardError = fmt.Errorf("shard matching failed: %w", err)
+			return false
+		}
+		if !ok {
+			return true
+		}
+		obj, err := f.Decode()
+		if err != nil {
+			shardError = storage.NewInternalError(err)
+			return false
+		}
+		items.Set(reflect.Append(items, reflect.ValueOf(obj).Elem()))
+		last = f.Key()
+		return true
+	})
+	if shardError != nil {
+		return shardError
+	}
+	if more {
+		// The rest has not been looked at; remainingItemCount is about all that there is.
+		seen += sel.view.objects.Count(prefix, last+"\x00")
+	}
+	span.AddEvent("Filtered items", attribute.Int("count", items.Len()))
+	token, remaining, err := storage.PrepareContinueToken(last, key, int64(sel.rev), int64(seen), more, opts)
+	if err != nil {
+		return err
+	}
+	if err := c.cfg.Versioner.UpdateList(listObj, sel.rev, token, remaining); err != nil {
+		return err
+	}
+	if utilfeature.DefaultFeatureGate.Enabled(features.ShardedListAndWatch) {
+		opts.Predicate.SetShardInfoOnList(listObj)
+	}
+	used := ""
+	if sel.index >= 0 {
+		used = c.indexes[sel.index]
+	}
+	metrics.RecordListCacheMetrics(c.cfg.GroupResource, used, seen, items.Len())
+	return nil
+}
+
+// itemsOf returns the slice of items of a list.
+func itemsOf(listObj runtime.Object) (reflect.Value, error) {
+	ptr, err := meta.GetItemsPtr(listObj)
+	if err != nil {
+		return reflect.Value{}, err
+	}
+	items, err := conversion.EnforcePtr(ptr)
+	if err != nil {
+		return reflect.Value{}, err
+	}
+	if items.Kind() != reflect.Slice {
+		return reflect.Value{}, fmt.Errorf("need a pointer to slice, got %v", items.Kind())
+	}
+	return items, nil
+}
+
+// expect returns how many items a list will have, where that is cheap to know: a
+// slice that grows by doubling costs more than the items.
+func (c *Cache) expect(sel *selection, prefix string, opts storage.ListOptions, limit int64) int {
+	if !opts.Predicate.Empty() || !opts.Recursive {
+		return 0
+	}
+	n := sel.view.objects.Len()
+	if sel.from != "" || prefix != c.cfg.ResourcePrefix+"/" {
+		n = sel.view.objects.Count(prefix, sel.from)
+	}
+	if limit > 0 {
+		n = min(n, int(limit))
+	}
+	return n
+}
+
+// selectView waits until the cache can answer opts, and says with what. The cases are
+// those of delegator.ShouldDelegateList.
+func (c *Cache) selectView(ctx context.Context, prefix string, opts storage.ListOptions) (selection, error) {
+	rev, err := c.cfg.Versioner.ParseResourceVersion(opts.ResourceVersion)
+	if err != nil {
+		return selection{}, err
+	}
+	from, indexed := "", true
+	exact := opts.ResourceVersionMatch == metav1.ResourceVersionMatchExact
+	if opts.ResourceVersionMatch == "" && opts.Recursive {
+		switch {
+		case opts.Predicate.Continue != "":
+			var at int64
+			if from, at, err = storage.DecodeContinue(opts.Predicate.Continue, prefix); err != nil {
+				return selection{}, apierrors.NewBadRequest(fmt.Sprintf("invalid continue token: %v", err))
+			}
+			indexed = false
+			if at > 0 {
+				rev, exact = uint64(at), true
+			}
+		case opts.Predicate.Limit > 0 && rev > 0:
+			exact = true
+		}
+	}
+	if opts.ResourceVersionMatch == "" && opts.ResourceVersion == "" && !exact {
+		if rev, err = c.cfg.Storage.GetCurrentResourceVersion(ctx); err != nil {
+			return selection{}, err
+		}
+	}
+	gen, at, v, err := c.waitFresh(ctx, rev)
+	if err != nil {
+		return selection{}, err
+	}
+	sel := selection{view: v, rev: at, from: from, index: -1}
+	if exact {
+		past, ok := c.viewAt(gen, rev)
+		if !ok {
+			return selection{}, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d", rev))
+		}
+		sel.view, sel.rev = past, rev
+		return sel, nil
+	}
+	if indexed && opts.Recursive {
+		for _, match := range opts.Predicate.MatcherIndex(ctx) {
+			for i, name := range c.indexes {
+				if name == match.IndexName {
+					sel.index, sel.value = i, match.Value
+					return sel, nil
+				}
+			}
+		}
+	}
+	return sel, nil
+}
+
+// keys returns the key of every object, for the estimate of their size.
+func (c *Cache) keys(ctx context.Context) ([]string, error) {
+	rev, err := c.cfg.Storage.GetCurrentResourceVersion(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, _, v, err := c.waitFresh(ctx, rev)
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]string, 0, v.objects.Len())
+	v.objects.Ascend("", "", func(key string, _ *frame.Frame) bool {
+		keys = append(keys, key)
+		return true
+	})
+	return keys, nil
+}
+
+// digested is the cache as the consistency checker sees it. The checker looks at
+// names and revisions only, so the objects it gets have nothing else: decoding the
+// whole resource every few minutes would cost what the cache saves.
+type digested struct{ *Cache }
+
+// GetList fills listObj with all objects of the cache, whatever opts say: the checker
+// asks for nothing else.
+func (d digested) GetList(ctx context.Context, key string, _ storage.ListOptions, listObj runtime.Object) error {
+	_, at, v, err := d.current()
+	if err != nil {
+		return err
+	}
+	items, err := itemsOf(listObj)
+	if err != nil {
+		return err
+	}
+	items.Set(reflect.MakeSlice(items.Type(), 0, v.objects.Len()))
+	v.objects.Ascend("", "", func(_ string, f *frame.Frame) bool {
+		obj := d.cfg.NewFunc()
+		accessor, e := meta.Accessor(obj)
+		if e != nil {
+			err = e
+			return false
+		}
+		accessor.SetNamespace(f.Fields().Get("metadata.namespace"))
+		accessor.SetName(f.Fields().Get("metadata.name"))
+		accessor.SetResourceVersion(fmt.Sprint(f.Revision()))
+		items.Set(reflect.Append(items, reflect.ValueOf(obj).Elem()))
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	return d.cfg.Versioner.UpdateList(listObj, at, "", nil)
+}

@@ -1,0 +1,314 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package watchcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/features"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/cacher/metrics"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
+
+	"github.com/weir-project/weir/internal/ledger"
+)
+
+const (
+	// restartDelay is how long a failed read of the whole resource waits.
+	restartDelay = time.Second
+	// internalErrorRetry is how long a watch that ends with an internal error (etcd
+	// without a leader, say) is taken up again before everything is read anew. Ending
+	// all watches at every hiccup would put more load on a struggling etcd.
+	internalErrorRetry = 30 * time.Second
+	// pageSize is how many objects are read at once where etcd cannot stream them.
+	pageSize = 500
+)
+
+// follow keeps the cache equal to etcd until ctx ends.
+func (c *Cache) follow(ctx context.Context) {
+	for {
+		start := c.cfg.Clock.Now()
+		s := &source{cache: c, start: start, state: c.newState()}
+		err := s.run(ctx)
+		c.setNotReady(err)
+		s.state.release()
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			klog.ErrorS(err, "Watch cache: reading the resource failed, starting again", "group", c.cfg.GroupResource.Group, "resource", c.cfg.GroupResource.Resource)
+			metrics.WatchCacheInitializationErrors.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Inc()
+		}
+		timer := c.cfg.Clock.NewTimer(restartDelay)
+		select {
+		case <-timer.C():
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// source reads the resource once and follows it from there. It belongs to one
+// goroutine.
+type source struct {
+	cache *Cache
+	start time.Time
+	state *state
+	// rev is the revision up to which the state is complete.
+	rev uint64
+	// gen is nil until the state is complete for the first time.
+	gen *generation
+}
+
+// run returns when the resource has to be read anew, or ctx ends.
+func (s *source) run(ctx context.Context) error {
+	var w watch.Interface
+	var err error
+	if utilfeature.DefaultFeatureGate.Enabled(features.WatchList) {
+		w, err = s.watch(ctx, true)
+	} else if err = s.list(ctx); err == nil {
+		if err = s.ready(s.rev); err == nil {
+			w, err = s.watch(ctx, false)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	var failing time.Time // since when the watch ends with internal errors
+	for {
+		before := s.rev
+		err := s.consume(ctx, w)
+		w.Stop()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case s.gen == nil:
+			if err == nil {
+				err = errors.New("the watch of the storage ended before all initial events")
+			}
+			return err
+		case err == nil:
+			failing = time.Time{}
+		case apierrors.IsInternalError(err):
+			now := s.cache.cfg.Clock.Now()
+			if failing.IsZero() || s.rev > before {
+				failing = now
+			}
+			if now.Sub(failing) > internalErrorRetry {
+				return err
+			}
+		default:
+			return err
+		}
+		timer := s.cache.cfg.Clock.NewTimer(restartDelay)
+		select {
+		case <-timer.C():
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+		if w, err = s.watch(ctx, false); err != nil {
+			return err
+		}
+	}
+}
+
+// watch follows the storage, from the whole state or from where the source is.
+func (s *source) watch(ctx context.Context, initial bool) (watch.Interface, error) {
+	opts := storage.ListOptions{
+		Predicate:        storage.Everything,
+		Recursive:        true,
+		ProgressNotify:   true,
+		RecordTimestamps: true,
+	}
+	opts.Predicate.AllowWatchBookmarks = true
+	if initial {
+		opts.SendInitialEvents = ptr.To(true)
+	} else {
+		opts.ResourceVersion = fmt.Sprint(s.rev)
+	}
+	w, err := s.cache.cfg.Storage.Watch(ctx, s.cache.cfg.ResourcePrefix, opts)
+	if err != nil {
+		return nil, fmt.Errorf("watching the storage of %s: %w", s.cache.cfg.GroupResource, err)
+	}
+	return w, nil
+}
+
+// list reads the whole state page by page: without the gate WatchList a watch does
+// not tell where its initial events end.
+func (s *source) list(ctx context.Context) error {
+	pred := storage.SelectionPredicate{Label: labels.Everything(), Field: fields.Everything(), Limit: pageSize}
+	for {
+		list := s.cache.cfg.NewListFunc()
+		if err := s.cache.cfg.Storage.GetList(ctx, s.cache.cfg.ResourcePrefix, storage.ListOptions{Predicate: pred, Recursive: true}, list); err != nil {
+			return fmt.Errorf("listing the storage of %s: %w", s.cache.cfg.GroupResource, err)
+		}
+		accessor, err := meta.ListAccessor(list)
+		if err != nil {
+			return err
+		}
+		if s.rev, err = s.cache.cfg.Versioner.ParseResourceVersion(accessor.GetResourceVersion()); err != nil {
+			return err
+		}
+		if err := meta.EachListItem(list, s.add); err != nil {
+			return err
+		}
+		if pred.Continue = accessor.GetContinue(); pred.Continue == "" {
+			return nil
+		}
+	}
+}
+
+// add puts an object of the initial state in place.
+func (s *source) add(obj runtime.Object) error {
+	key, err := s.cache.cfg.KeyFunc(obj)
+	if err != nil {
+		return fmt.Errorf("computing the storage key of an object of %s: %w", s.cache.cfg.GroupResource, err)
+	}
+	f, err := s.cache.codec.Encode(key, obj)
+	if err != nil {
+		return err
+	}
+	s.state.set(f)
+	return nil
+}
+
+// ready publishes the state, complete up to rev.
+func (s *source) ready(rev uint64) error {
+	c := s.cache
+	if rev == 0 {
+		return fmt.Errorf("the storage of %s gave its state no revision", c.cfg.GroupResource)
+	}
+	s.rev = rev
+	s.gen = &generation{
+		log:   newLog(rev, c.trigger, c.limits(func() int64 { return s.state.bytes })),
+		moved: make(chan struct{}),
+	}
+	c.mu.Lock()
+	s.gen.floor = rev
+	s.gen.publish(s.state.freeze(rev), c.keepViewsLocked(), rev)
+	c.gen = s.gen
+	c.cause = nil
+	c.mu.Unlock()
+
+	took := c.cfg.Clock.Since(s.start)
+	klog.V(1).InfoS("cacher initialized", "group", c.cfg.GroupResource.Group, "resource", c.cfg.GroupResource.Resource, "duration", took)
+	metrics.WatchCacheInitializations.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Inc()
+	metrics.WatchCacheInitializationDuration.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Observe(took.Seconds())
+	metrics.RecordResourceVersion(c.cfg.GroupResource, rev)
+	return nil
+}
+
+// consume applies what the watch tells until it ends. An error is the storage's own,
+// or that of an object that could not be taken in.
+func (s *source) consume(ctx context.Context, w watch.Interface) error {
+	for {
+		select {
+		case event, ok := <-w.ResultChan():
+			if !ok {
+				return nil
+			}
+			if err := s.apply(event); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *source) apply(event watch.Event) error {
+	c := s.cache
+	if event.Type == watch.Error {
+		return apierrors.FromObject(event.Object)
+	}
+	if event.Type == watch.Bookmark {
+		rev, err := c.cfg.Versioner.ObjectResourceVersion(event.Object)
+		if err != nil {
+			return fmt.Errorf("reading the revision of a progress notification: %w", err)
+		}
+		if s.gen == nil {
+			end, err := storage.HasInitialEventsEndBookmarkAnnotation(event.Object)
+			if err != nil || !end {
+				return err
+			}
+			return s.ready(rev)
+		}
+		s.advance(rev)
+		return nil
+	}
+	received := c.cfg.Clock.Now()
+	recorded := received
+	if timed, ok := event.Object.(storage.WatchEventWithRecordTime); ok {
+		recorded = timed.RecordTime()
+		event.Object = timed.Unwrap()
+	}
+	if s.gen == nil {
+		return s.add(event.Object)
+	}
+	metrics.EventsReceivedCounter.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Inc()
+	key, err := c.cfg.KeyFunc(event.Object)
+	if err != nil {
+		return fmt.Errorf("computing the storage key of an object of %s: %w", c.cfg.GroupResource, err)
+	}
+	f, err := c.codec.Encode(key, event.Object)
+	if err != nil {
+		return err
+	}
+	prev, _ := s.state.objects.Get(key)
+	ch := &change{rev: f.Revision(), prev: prev, recorded: recorded, received: received}
+	if event.Type == watch.Deleted {
+		ch.last = f
+		s.state.delete(key)
+	} else {
+		ch.cur = f
+		s.state.set(f)
+	}
+	s.append(ch)
+	return nil
+}
+
+// append makes a change known: to the log, to readers of the state and to those who
+// wait for a revision.
+func (s *source) append(ch *change) {
+	c := s.cache
+	if ch.cur != nil || ch.prev != nil {
+		size := ch.size()
+		ledger.Process.Add(ledger.History, size)
+		s.gen.log.Append(ch.rev, size, ch)
+	}
+	s.rev = ch.rev
+	floor := s.gen.log.Floor()
+	v := s.state.freeze(ch.rev)
+	c.mu.Lock()
+	s.gen.publish(v, c.keepViewsLocked(), floor)
+	c.mu.Unlock()
+	metrics.EventsCounter.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Inc()
+	metrics.RecordResourceVersion(c.cfg.GroupResource, ch.rev)
+}
+
+// advance says that nothing happened up to rev.
+func (s *source) advance(rev uint64) {
+	if rev <= s.rev {
+		return
+	}
+	s.rev = rev
+	s.gen.log.Advance(rev)
+	s.cache.mu.Lock()
+	s.gen.advance(rev)
+	s.cache.mu.Unlock()
+	metrics.RecordResourceVersion(s.cache.cfg.GroupResource, rev)
+}

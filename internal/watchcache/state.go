@@ -1,0 +1,174 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package watchcache
+
+import (
+	"sort"
+	"strings"
+
+	"github.com/weir-project/weir/internal/eventlog"
+	"github.com/weir-project/weir/internal/frame"
+	"github.com/weir-project/weir/internal/ledger"
+	"github.com/weir-project/weir/internal/snapshot"
+)
+
+// view is the state at one revision. It never changes.
+type view struct {
+	// rev is the revision of the last change; the state is the same up to the next.
+	rev     uint64
+	objects snapshot.View[*frame.Frame]
+	// byIndex has, for each of state.indexes, the same objects under indexKey.
+	byIndex []snapshot.View[*frame.Frame]
+}
+
+// state is the resource as far as it has been followed. It has one writer, the
+// source; views of it go to anyone.
+type state struct {
+	objects *snapshot.Map[*frame.Frame]
+	indexes []index
+	bytes   int64
+}
+
+// index orders objects by the value of a label or field.
+type index struct {
+	// name is what storage.FieldIndex or storage.LabelIndex makes of it.
+	name    string
+	value   func(*frame.Frame) string
+	objects *snapshot.Map[*frame.Frame]
+}
+
+// indexKey is an object's key in an index: values never contain a zero byte.
+func indexKey(value, key string) string { return value + "\x00" + key }
+
+// newState returns an empty state with those of the named indexes that are on a
+// field or label; the others only made upstream's lists faster.
+func newState(names []string) *state {
+	s := &state{objects: snapshot.New[*frame.Frame]()}
+	sort.Strings(names)
+	for _, name := range names {
+		var value func(*frame.Frame) string
+		if field, ok := strings.CutPrefix(name, "f:"); ok {
+			if field == "metadata.namespace" || field == "metadata.name" {
+				continue // the keys are in this order already
+			}
+			value = func(f *frame.Frame) string { return f.Fields().Get(field) }
+		} else if label, ok := strings.CutPrefix(name, "l:"); ok {
+			value = func(f *frame.Frame) string { return f.Labels().Get(label) }
+		} else {
+			continue
+		}
+		s.indexes = append(s.indexes, index{name: name, value: value, objects: snapshot.New[*frame.Frame]()})
+	}
+	return s
+}
+
+func (s *state) set(f *frame.Frame) {
+	prev, existed := s.objects.Set(f.Key(), f)
+	s.book(f.Size())
+	if existed {
+		s.book(-prev.Size())
+	}
+	for _, i := range s.indexes {
+		if existed {
+			if old := i.value(prev); old != i.value(f) {
+				i.objects.Delete(indexKey(old, prev.Key()))
+			}
+		}
+		i.objects.Set(indexKey(i.value(f), f.Key()), f)
+	}
+}
+
+func (s *state) delete(key string) {
+	prev, existed := s.objects.Delete(key)
+	if !existed {
+		return
+	}
+	s.book(-prev.Size())
+	for _, i := range s.indexes {
+		i.objects.Delete(indexKey(i.value(prev), key))
+	}
+}
+
+func (s *state) book(n int64) {
+	s.bytes += n
+	ledger.Process.Add(ledger.Frames, n)
+}
+
+// release gives back what is booked. The state must not be used again.
+func (s *state) release() { s.book(-s.bytes) }
+
+func (s *state) freeze(rev uint64) view {
+	v := view{rev: rev, objects: s.objects.Freeze()}
+	if len(s.indexes) > 0 {
+		v.byIndex = make([]snapshot.View[*frame.Frame], len(s.indexes))
+		for n, i := range s.indexes {
+			v.byIndex[n] = i.objects.Freeze()
+		}
+	}
+	return v
+}
+
+// generation is the cache between one full read of etcd and the next. All fields
+// but log are guarded by Cache.mu.
+type generation struct {
+	log *eventlog.Log[scope, *change]
+	// rev is the revision up to which the state is known: view.rev <= rev.
+	rev  uint64
+	view view
+	// past are earlier views by ascending revision, for exact reads; the last is view.
+	past []view
+	// floor is the lowest revision that past can answer for.
+	floor uint64
+	// moved is closed, and replaced, when rev grows.
+	moved chan struct{}
+}
+
+// publish makes v the state. Views before the log's floor go with the log.
+func (g *generation) publish(v view, keep bool, floor uint64) {
+	g.view = v
+	if !keep {
+		g.past = nil
+		g.floor = v.rev
+	} else {
+		g.past = append(g.past, v)
+		g.forget(floor)
+	}
+	g.advance(v.rev)
+}
+
+// forget drops the views that answer only for revisions below floor.
+func (g *generation) forget(floor uint64) {
+	n := sort.Search(len(g.past), func(i int) bool { return g.past[i].rev > floor })
+	// past[n-1] answers for floor itself.
+	if n > 1 {
+		// The dropped views must not stay reachable through the array.
+		clear(g.past[:n-1])
+		g.past = g.past[n-1:]
+	}
+	g.floor = max(g.floor, min(floor, g.rev))
+}
+
+func (g *generation) advance(rev uint64) {
+	if rev <= g.rev {
+		return
+	}
+	g.rev = rev
+	close(g.moved)
+	g.moved = make(chan struct{})
+}
+
+// at returns the state at exactly rev, if it is known and still kept.
+func (g *generation) at(rev uint64) (view, bool) {
+	if rev > g.rev || rev < g.floor {
+		return view{}, false
+	}
+	if rev >= g.view.rev {
+		return g.view, true
+	}
+	n := sort.Search(len(g.past), func(i int) bool { return g.past[i].rev > rev })
+	if n == 0 {
+		return view{}, false
+	}
+	return g.past[n-1], true
+}

@@ -1,0 +1,212 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package watchcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/audit"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/features"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/cacher/delegator"
+	"k8s.io/apiserver/pkg/storage/cacher/metrics"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/component-base/tracing"
+
+	"github.com/weir-project/weir/internal/coalesce"
+	"github.com/weir-project/weir/internal/eventlog"
+)
+
+// Watch implements storage.Interface. Errors that depend on the state, such as a
+// resourceVersion that is too old, arrive as an ERROR event, as with upstream.
+func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions) (watch.Interface, error) {
+	ctx, span := tracing.Start(ctx, "cacher.Watch",
+		attribute.String("audit-id", audit.GetAuditIDTruncated(ctx)),
+		attribute.Stringer("type", c.cfg.GroupResource))
+	defer span.End(500 * time.Millisecond)
+	if !utilfeature.DefaultFeatureGate.Enabled(features.WatchList) {
+		opts.SendInitialEvents = nil
+	}
+	prefix, err := storage.PrepareKey(c.cfg.ResourcePrefix, key, opts.Recursive)
+	if err != nil {
+		return nil, err
+	}
+	rev, err := c.cfg.Versioner.ParseResourceVersion(opts.ResourceVersion)
+	if err != nil {
+		return nil, err
+	}
+	gen, at, v, err := c.current()
+	if err != nil {
+		return nil, err
+	}
+	if isWatchList(opts) && !delegator.ConsistentReadSupported() {
+		return newErrorWatch(fmt.Errorf("a watch stream was requested by the client but the required storage feature %s is disabled", storage.RequestWatchProgress)), nil
+	}
+
+	wanted := opts.SendInitialEvents != nil && *opts.SendInitialEvents
+	if wanted {
+		fresh := rev
+		if opts.ResourceVersion == "" {
+			if fresh, err = c.cfg.Storage.GetCurrentResourceVersion(ctx); err != nil {
+				return newErrorWatch(err), nil
+			}
+		}
+		if gen, at, v, err = c.waitFresh(ctx, fresh); err != nil {
+			return newErrorWatch(err), nil
+		}
+	} else if opts.SendInitialEvents != nil && opts.ResourceVersion == "" {
+		// From the most recent revision, without what was before.
+		if rev, err = c.cfg.Storage.GetCurrentResourceVersion(ctx); err != nil {
+			return newErrorWatch(err), nil
+		}
+	}
+
+	w := &watcher{
+		cache:  c,
+		ctx:    ctx,
+		result: make(chan watch.Event, handover),
+		stop:   make(chan struct{}),
+		match: newMatcher(prefix, opts.Predicate, func() {
+			metrics.RecordWatchFilteredEvent(c.cfg.GroupResource)
+		}),
+		bookmarks: opts.Predicate.AllowWatchBookmarks,
+		stream:    coalesce.From(ctx),
+	}
+	w.deadline, _ = ctx.Deadline()
+
+	// The initial events are the state at revision at; the log goes on from there.
+	if wanted || (rev == 0 && opts.SendInitialEvents == nil) {
+		w.initial = c.initialOf(ctx, prefix, v, opts)
+		w.end = isWatchList(opts)
+		rev = at
+	} else if rev == 0 {
+		rev = at
+	}
+	if w.cursor, err = c.followScope(ctx, gen, rev, opts.Predicate); err != nil {
+		if errors.Is(err, eventlog.ErrClosed) {
+			w.initial = nil
+			close(w.result) // the cache is being read anew: an end like that of any watch then
+			return w, nil
+		}
+		return newErrorWatch(err), nil
+	}
+	w.start = rev
+	w.stream.Busy()
+	go w.run()
+	return w, nil
+}
+
+// isWatchList mirrors k8s.io/apiserver/pkg/endpoints/handlers/get.go.
+func isWatchList(opts storage.ListOptions) bool {
+	return opts.SendInitialEvents != nil && *opts.SendInitialEvents && opts.Predicate.AllowWatchBookmarks
+}
+
+// initialOf says where in the state v the initial events of a watch are.
+func (c *Cache) initialOf(ctx context.Context, prefix string, v view, opts storage.ListOptions) *selection {
+	sel := &selection{view: v, index: -1}
+	for _, match := range opts.Predicate.MatcherIndex(ctx) {
+		for i, name := range c.indexes {
+			if name == match.IndexName && opts.Recursive {
+				sel.index, sel.value = i, match.Value
+			}
+		}
+	}
+	return sel
+}
+
+// followScope returns a cursor on no more of the log than the watch may have to see.
+func (c *Cache) followScope(ctx context.Context, gen *generation, rev uint64, pred storage.SelectionPredicate) (*eventlog.Cursor[scope, *change], error) {
+	key := c.scopeOf(ctx, pred)
+	var cursor *eventlog.Cursor[scope, *change]
+	var err error
+	if key.kind == everything {
+		cursor, err = gen.log.Follow(rev)
+	} else {
+		cursor, err = gen.log.FollowKey(rev, key)
+	}
+	var old *eventlog.TooOldError
+	if errors.As(err, &old) {
+		return nil, apierrors.NewResourceExpired(old.Error())
+	}
+	return cursor, err
+}
+
+func (c *Cache) scopeOf(ctx context.Context, pred storage.SelectionPredicate) scope {
+	if c.trigger != "" {
+		for _, field := range pred.IndexFields {
+			if field != c.trigger {
+				continue
+			}
+			if value, ok := pred.Field.RequiresExactMatch(field); ok {
+				return scope{kind: indexed, name: value}
+			}
+		}
+	}
+	var namespace, name string
+	if ns, ok := request.NamespaceFrom(ctx); ok && ns != "" {
+		namespace = ns
+	} else if pred.Field != nil {
+		namespace, _ = pred.Field.RequiresExactMatch("metadata.namespace")
+	}
+	if info, ok := request.RequestInfoFrom(ctx); ok && info != nil && info.Name != "" {
+		name = info.Name
+	} else if pred.Field != nil {
+		name, _ = pred.Field.RequiresExactMatch("metadata.name")
+	}
+	// A request for /api/v1/watch/namespaces/x has the namespace x, but a Namespace has
+	// no metadata.namespace.
+	if c.cfg.GroupResource.Group == "" && c.cfg.GroupResource.Resource == "namespaces" && namespace == name {
+		namespace = ""
+	}
+	switch {
+	case namespace != "" && name != "":
+		return scope{kind: inNamespaceNamed, namespace: namespace, name: name}
+	case namespace != "":
+		return scope{kind: inNamespace, namespace: namespace}
+	case name != "":
+		return scope{kind: named, name: name}
+	default:
+		return scope{}
+	}
+}
+
+// errorWatch is a watch that tells one error and ends.
+type errorWatch chan watch.Event
+
+func newErrorWatch(err error) watch.Interface {
+	w := make(errorWatch, 1)
+	w <- errorEvent(err)
+	close(w)
+	return w
+}
+
+func errorEvent(err error) watch.Event {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		status = apierrors.NewInternalError(err)
+		return watch.Event{Type: watch.Error, Object: &metav1.Status{
+			Status:  metav1.StatusFailure,
+			Message: err.Error(),
+			Reason:  metav1.StatusReasonInternalError,
+			Code:    status.Status().Code,
+		}}
+	}
+	s := status.Status()
+	return watch.Event{Type: watch.Error, Object: &s}
+}
+
+// ResultChan implements watch.Interface.
+func (w errorWatch) ResultChan() <-chan watch.Event { return w }
+
+// Stop implements watch.Interface.
+func (w errorWatch) Stop() {}

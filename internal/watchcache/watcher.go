@@ -1,0 +1,315 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package watchcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/features"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/cacher/metrics"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
+	"k8s.io/utils/clock"
+
+	"github.com/weir-project/weir/internal/coalesce"
+	"github.com/weir-project/weir/internal/eventlog"
+	"github.com/weir-project/weir/internal/frame"
+)
+
+const (
+	// handover is how many references to events lie between the watch and upstream's
+	// handler. It is no buffer of events: the handler flushes when its channel is empty,
+	// and where it compresses, a flush after every event would undo the compression.
+	handover = 16
+	// bookmarkPeriod is how often a watch gets a bookmark, and bookmarkMargin how long
+	// before its deadline it gets one more; both are upstream's.
+	bookmarkPeriod = time.Minute
+	bookmarkMargin = 2 * time.Second
+)
+
+// watcher is one watch: a walk over a frozen state, then a cursor. It has one
+// goroutine, run; Stop and ResultChan may be called by any.
+type watcher struct {
+	cache  *Cache
+	ctx    context.Context
+	result chan watch.Event
+	stop   chan struct{}
+	once   sync.Once
+	match  matcher
+	// stream is the connection that the events go to, or nil.
+	stream *coalesce.Stream
+	// initial is what to send first; nil if nothing, and once it has been sent.
+	initial *selection
+	// end says that a bookmark has to tell where the initial events end.
+	end bool
+	// bookmarks says that the client takes them, deadline (zero for none) when the
+	// server ends the watch.
+	bookmarks bool
+	deadline  time.Time
+	// start is the revision that the cursor started after.
+	start  uint64
+	cursor *eventlog.Cursor[scope, *change]
+}
+
+var _ watch.Interface = (*watcher)(nil)
+
+// ResultChan implements watch.Interface.
+func (w *watcher) ResultChan() <-chan watch.Event { return w.result }
+
+// Stop implements watch.Interface.
+func (w *watcher) Stop() { w.once.Do(func() { close(w.stop) }) }
+
+func (w *watcher) run() {
+	defer utilruntime.HandleCrashWithContext(w.ctx)
+	defer close(w.result)
+	defer w.cursor.Close()
+	gr := w.cache.cfg.GroupResource
+	if w.match.filtered != nil && utilfeature.DefaultFeatureGate.Enabled(features.ShardedListAndWatch) {
+		metrics.RecordShardedWatchStarted(gr)
+		defer metrics.RecordShardedWatchStopped(gr)
+	}
+	if !w.sendInitial() {
+		return
+	}
+	utilflowcontrol.WatchInitialized(w.ctx)
+	switch err := w.sendLive(); {
+	case errors.Is(err, eventlog.ErrTrimmed):
+		metrics.TerminatedWatchersCounter.WithLabelValues(gr.Group, gr.Resource).Inc()
+		w.send(errorEvent(apierrors.NewResourceExpired("too old resource version: the watch was slower than the history is long")))
+	case err != nil && !errors.Is(err, eventlog.ErrClosed):
+		w.send(errorEvent(err))
+	}
+}
+
+// sendInitial sends the state that the watch begins with. It returns false if the
+// watch has ended.
+func (w *watcher) sendInitial() bool {
+	if w.initial == nil {
+		return true
+	}
+	sent, ok := 0, true
+	w.initial.ascend(w.match.prefix, w.recursive(), func(f *frame.Frame) bool {
+		var matched bool
+		matched, err := w.match.matches(f)
+		if err != nil {
+			utilruntime.HandleError(fmt.Errorf("shard matching failed for %v: %w", w.cache.cfg.GroupResource, err))
+		}
+		if !matched {
+			return true
+		}
+		sent++
+		event := watch.Event{Type: watch.Added, Object: f}
+		if w.cache.cfg.DecodeInitial {
+			event.Object = f.GetObject()
+		}
+		ok = w.send(event)
+		return ok
+	})
+	// The state may be let go of now, however long the watch lasts.
+	w.initial = nil
+	if sent > 0 {
+		metrics.InitCounter.WithLabelValues(w.cache.cfg.GroupResource.Group, w.cache.cfg.GroupResource.Resource).Add(float64(sent))
+	}
+	if ok && w.end {
+		ok = w.sendBookmark(w.start, true)
+	}
+	return ok
+}
+
+// recursive tells whether the watch is on a prefix: those end in a slash.
+func (w *watcher) recursive() bool {
+	return w.match.prefix[len(w.match.prefix)-1] == '/'
+}
+
+// sendLive follows the log until the watch ends; nil if by the client's wish.
+func (w *watcher) sendLive() error {
+	var batch [handover]*change
+	var timer clock.Timer
+	var due <-chan time.Time
+	if next, ok := w.nextBookmark(); ok {
+		timer = w.cache.cfg.Clock.NewTimer(next)
+		defer timer.Stop()
+		due = timer.C()
+	}
+	for {
+		b, err := w.cursor.Next(batch[:])
+		if err != nil {
+			return err
+		}
+		if b.N > 0 {
+			w.stream.Busy()
+		}
+		for i, ch := range batch[:b.N] {
+			batch[i] = nil // a watch that waits must not keep an event alive
+			if ok, err := w.sendChange(ch); !ok || err != nil {
+				return err
+			}
+		}
+		if b.Wake != nil {
+			w.stream.Idle()
+			select {
+			case <-b.Wake:
+				continue
+			case <-due:
+				// Between Next and now more may have come: then the revision is older than the
+				// head, and true all the same.
+				if b, err = w.complete(b); err != nil {
+					return err
+				}
+			case <-w.stop:
+				return nil
+			case <-w.ctx.Done():
+				return nil
+			}
+		} else {
+			select {
+			case <-due:
+			default:
+				continue
+			}
+		}
+		if b.Complete > w.start && !w.sendBookmark(b.Complete, false) {
+			return nil
+		}
+		next, ok := w.nextBookmark()
+		if !ok {
+			due = nil
+			continue
+		}
+		timer.Reset(next)
+	}
+}
+
+// complete asks the log how far an idle cursor is now: revisions pass without events.
+func (w *watcher) complete(b eventlog.Batch) (eventlog.Batch, error) {
+	now, err := w.cursor.Next(nil)
+	if err != nil {
+		return b, err
+	}
+	if now.Wake != nil {
+		return now, nil
+	}
+	return b, nil
+}
+
+// sendChange sends what a change is to this watch, if anything. It returns false if
+// the watch has ended.
+func (w *watcher) sendChange(ch *change) (bool, error) {
+	event, err := w.eventOf(ch)
+	if err != nil || event.Object == nil {
+		return err == nil, err
+	}
+	built := w.cache.cfg.Clock.Now()
+	if !w.send(event) {
+		return false, nil
+	}
+	sent := w.cache.cfg.Clock.Now()
+	w.cache.dispatch.ObserveStage(metrics.StageStorageToCache, ch.received.Sub(ch.recorded))
+	w.cache.dispatch.ObserveStage(metrics.StageCacheToWatcher, sent.Sub(built))
+	w.cache.dispatch.ObserveStage(metrics.StageTotal, sent.Sub(ch.recorded))
+	return true, nil
+}
+
+// eventOf returns the event that a change is to this watch; one without an object if
+// it is none. An object that leaves the selector is deleted for the watch, with its
+// last content that the watch was entitled to and the revision of the change.
+func (w *watcher) eventOf(ch *change) (watch.Event, error) {
+	is, err := w.wants(ch.cur)
+	if err != nil {
+		return watch.Event{}, nil
+	}
+	was, err := w.wants(ch.prev)
+	if err != nil {
+		return watch.Event{}, nil
+	}
+	switch {
+	case is && was:
+		return watch.Event{Type: watch.Modified, Object: ch.cur}, nil
+	case is:
+		return watch.Event{Type: watch.Added, Object: ch.cur}, nil
+	case was:
+		last, err := ch.gone(w.cache.codec, w.cache.cfg.Versioner)
+		if err != nil {
+			return watch.Event{}, err
+		}
+		return watch.Event{Type: watch.Deleted, Object: last}, nil
+	default:
+		return watch.Event{}, nil
+	}
+}
+
+// wants tells whether the watch is for the object. As upstream, one whose shard
+// cannot be told is left out, with a word in the log.
+func (w *watcher) wants(f *frame.Frame) (bool, error) {
+	if f == nil {
+		return false, nil
+	}
+	ok, err := w.match.matches(f)
+	if err != nil {
+		utilruntime.HandleError(fmt.Errorf("shard matching failed for %v: %w", w.cache.cfg.GroupResource, err))
+	}
+	return ok, err
+}
+
+// sendBookmark tells the client that it has seen everything up to rev, and, if end,
+// that these were the initial events.
+func (w *watcher) sendBookmark(rev uint64, end bool) bool {
+	obj := w.cache.cfg.NewFunc()
+	if err := w.annotate(obj, rev, end); err != nil {
+		w.send(errorEvent(err))
+		return false
+	}
+	return w.send(watch.Event{Type: watch.Bookmark, Object: obj})
+}
+
+func (w *watcher) annotate(obj runtime.Object, rev uint64, end bool) error {
+	if err := w.cache.cfg.Versioner.UpdateObject(obj, rev); err != nil {
+		return fmt.Errorf("setting the resourceVersion of a bookmark to %d: %w", rev, err)
+	}
+	if !end {
+		return nil
+	}
+	return storage.AnnotateInitialEventsEndBookmark(obj)
+}
+
+// nextBookmark returns in what time the next bookmark is due, if any is.
+func (w *watcher) nextBookmark() (time.Duration, bool) {
+	if !w.bookmarks {
+		return 0, false
+	}
+	if w.deadline.IsZero() {
+		return bookmarkPeriod, true
+	}
+	left := w.deadline.Add(-bookmarkMargin).Sub(w.cache.cfg.Clock.Now())
+	if left < 0 {
+		return 0, false
+	}
+	return min(bookmarkPeriod, left), true
+}
+
+// send hands an event over. It returns false if the watch has ended.
+func (w *watcher) send(event watch.Event) bool {
+	select {
+	case <-w.stop:
+		return false
+	default:
+	}
+	select {
+	case w.result <- event:
+		return true
+	case <-w.stop:
+		return false
+	case <-w.ctx.Done():
+		return false
+	}
+}
