@@ -1,0 +1,178 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+)
+
+// selfExec says how to start this same program again as one of its hidden subcommands.
+type selfExec struct {
+	path   string   // the executable
+	prefix []string // what stands between the executable and the subcommand, such as "bench"
+}
+
+func (s selfExec) command(args ...string) *exec.Cmd {
+	return exec.Command(s.path, append(append([]string(nil), s.prefix...), args...)...)
+}
+
+// process is a started child and its end. It is safe for concurrent use.
+type process struct {
+	name string
+	cmd  *exec.Cmd
+	log  string // path of the file that has its output
+
+	done chan struct{} // closed when the child has ended
+	err  error         // how it ended; valid after done
+
+	stopOnce sync.Once
+	asked    chan struct{} // closed when stop was called: an end after that is no death
+}
+
+// startProcess starts cmd, whose Stdout and Stderr the caller has set, and watches for its end. The child does not
+// outlive this process.
+func startProcess(name, log string, cmd *exec.Cmd) (*process, error) {
+	dieWithParent(cmd)
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s (%s): %w", name, cmd.Path, err)
+	}
+	p := &process{name: name, cmd: cmd, log: log, done: make(chan struct{}), asked: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// died returns nil while the child runs, or ended because it was asked to, and otherwise how it died.
+func (p *process) died() error {
+	select {
+	case <-p.done:
+	default:
+		return nil
+	}
+	select {
+	case <-p.asked:
+		return nil
+	default:
+	}
+	how := "exit status 0"
+	if p.err != nil {
+		how = p.err.Error()
+	}
+	return fmt.Errorf("%s died: %s%s", p.name, how, lastLines(p.log))
+}
+
+// stop asks the child to end, and kills it when it has not ended after grace. It returns when the child is gone.
+func (p *process) stop(grace time.Duration) {
+	p.stopOnce.Do(func() {
+		select {
+		case <-p.done: // it died by itself; died() must go on saying so
+			return
+		default:
+		}
+		close(p.asked)
+		_ = p.cmd.Process.Signal(os.Interrupt)
+	})
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+	case <-timer.C:
+		_ = p.cmd.Process.Kill()
+		<-p.done
+	}
+}
+
+// lastLines gives the end of a log file for an error message.
+func lastLines(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil || len(data) == 0 {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	if len(lines) > 5 {
+		lines = lines[len(lines)-5:]
+	}
+	return fmt.Sprintf("; its log %s ends:\n  %s", path, strings.Join(lines, "\n  "))
+}
+
+// dialogue is a child that is spoken to in lines of JSON: requests on its standard input, answers on its standard
+// output. The end of its input tells the child to finish, so it also ends when this process is killed.
+type dialogue struct {
+	*process
+	in  io.WriteCloser
+	out *json.Decoder
+}
+
+func startDialogue(name, log string, cmd *exec.Cmd) (*dialogue, error) {
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	// Not StdoutPipe: Wait closes that one as soon as the child ends, with the last answer perhaps still unread.
+	outR, outW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	logFile, err := os.Create(log)
+	if err != nil {
+		return nil, fmt.Errorf("log of %s: %w", name, err)
+	}
+	cmd.Stdout, cmd.Stderr = outW, logFile
+	p, err := startProcess(name, log, cmd)
+	_ = outW.Close()
+	_ = logFile.Close()
+	if err != nil {
+		_ = outR.Close()
+		return nil, err
+	}
+	go func() { <-p.done; in.Close() }()
+	return &dialogue{process: p, in: in, out: json.NewDecoder(bufio.NewReader(outR))}, nil
+}
+
+// say sends one line.
+func (d *dialogue) say(v any) error {
+	line, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if _, err := d.in.Write(append(line, '\n')); err != nil {
+		return errors.Join(fmt.Errorf("speak to %s: %w", d.name, err), d.died())
+	}
+	return nil
+}
+
+// hear waits for one line. When ctx ends first the child is stopped: nobody would hear its answer.
+func (d *dialogue) hear(ctx context.Context, v any) error {
+	got := make(chan error, 1)
+	go func() { got <- d.out.Decode(v) }()
+	select {
+	case err := <-got:
+		if err == nil {
+			return nil
+		}
+		<-d.done // the output closes with the child
+		if died := d.died(); died != nil {
+			return died
+		}
+		return fmt.Errorf("answer of %s: %w", d.name, err)
+	case <-ctx.Done():
+		d.stop(time.Second)
+		<-got
+		return context.Cause(ctx)
+	}
+}

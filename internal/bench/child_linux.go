@@ -1,0 +1,16 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+// dieWithParent has the kernel end the child when this process dies without having had the time to stop it.
+func dieWithParent(cmd *exec.Cmd) {
+	// A process group of its own: Ctrl-C on the terminal reaches this process only, which then stops its children in
+	// order (the server before its etcd).
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+}

@@ -1,0 +1,10 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !linux
+
+package bench
+
+import "os/exec"
+
+func dieWithParent(*exec.Cmd) {}

@@ -1,0 +1,220 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// The hidden subcommands that bench starts itself again as.
+const (
+	etcdSubcommand    = "internal-etcd"
+	readersSubcommand = "internal-readers"
+)
+
+// NewCommand returns "bench", to be a subcommand of weir. It ends with an error, for exit status 1, when any target
+// failed, with all that was measured until then on standard output and in results.json.
+func NewCommand() *cobra.Command {
+	o := &Options{}
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure a kube-apiserver from outside, alone or against others",
+		Long: `Measure a kube-apiserver from outside, over its API.
+
+Each scenario starts the target over an etcd of its own, loads the data that it needs, and reports the server's
+processor time and resident memory. Clients and etcd run in processes of their own and do not count. With --compare,
+targets run one after the other on the same data; compare the figures of one run on one machine only.
+
+Everything is on loopback, in a work directory that is removed in the end unless --work-dir names it.`,
+		SilenceUsage: true,
+	}
+	o.addFlags(cmd.PersistentFlags())
+	cmd.AddCommand(
+		newStartCommand(o), newWatchlistCommand(o), newWatchersCommand(o), newFanoutCommand(o), newWritesCommand(o),
+		newSuiteCommand(o), newEtcdCommand(), newReadersCommand(),
+	)
+	return cmd
+}
+
+func (o *Options) addFlags(fs *pflag.FlagSet) {
+	fs.StringSliceVar(&o.Targets, "target", nil, "what to measure: weir, weir-off (weir's own gates off) or stock (upstream's kube-apiserver)")
+	fs.StringSliceVar(&o.Targets, "compare", nil, "several targets, separated by commas; ratios are to the first")
+	fs.StringVar(&o.StockBinary, "stock-binary", "", "path of an upstream kube-apiserver, for target stock")
+	self, _ := os.Executable() // empty: the flag is then needed, and said to be
+	fs.StringVar(&o.WeirBinary, "weir-binary", self, "path of a weir binary, for targets weir and weir-off")
+	fs.StringArrayVar(&o.TargetArgs, "target-arg", nil, "another flag for one target, as name=--flag=value; may be repeated")
+	fs.StringVar(&o.WorkDir, "work-dir", "", "keep etcd's data, keys and logs here, and reuse data that an earlier run loaded (default: a temporary directory)")
+	fs.StringVar(&o.OutDir, "out", "weir-bench-results", "directory for results.json")
+	fs.IntVar(&o.Secrets, "secrets", 400, "dataset a: number of Secrets")
+	fs.IntVar(&o.SecretBytes, "secret-bytes", 1_000_000, "dataset a: random bytes in each; at most 1 MiB")
+	fs.IntVar(&o.Pods, "pods", 30_000, "dataset b: number of Pods, of about 7.5 KB each")
+	fs.IntVar(&o.LoadWriters, "load-writers", 16, "clients that load data in parallel")
+	fs.StringSliceVar(&o.ExtraData, "data", nil, "datasets to load beside those that the scenario reads: a, b")
+	fs.IntVar(&o.Rounds, "rounds", 0, "how often to measure each target; several take turns A B B A (default: as the scenario says)")
+	fs.StringVar(&o.PprofDir, "pprof", "", "save processor and heap profiles of every phase into this directory; costs the server some processor time")
+	fs.IntVar(&o.PprofSeconds, "pprof-seconds", 5, "length of one processor profile; as many are taken as the phase lasts")
+}
+
+// scenarioCommand is a subcommand that runs what scenarios gives. It is called when the flags are parsed.
+func scenarioCommand(o *Options, use, short, modelled string, scenarios func() ([]scenario, error)) *cobra.Command {
+	return &cobra.Command{
+		Use:   use,
+		Short: short,
+		Long:  short + ".\n\n" + modelled,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			list, err := scenarios()
+			if err != nil {
+				return err
+			}
+			path, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("find this program, to start it again for etcd and clients: %w", err)
+			}
+			// "weir bench watchlist" starts "weir bench internal-etcd".
+			prefix := strings.Fields(cmd.Parent().CommandPath())[1:]
+			return o.run(cmd.Context(), selfExec{path: path, prefix: prefix}, cmd.OutOrStdout(), cmd.ErrOrStderr(), list...)
+		},
+	}
+}
+
+func newStartCommand(o *Options) *cobra.Command {
+	sc := &startScenario{}
+	cmd := scenarioCommand(o, "start", "Memory and time of a start over the data",
+		"Modelled on a control plane's restart with a full etcd, before any client comes.",
+		func() ([]scenario, error) { return []scenario{sc}, nil })
+	cmd.Flags().DurationVar(&sc.Settle, "settle", time.Minute, "how long to wait, once the server is idle, before memory is read")
+	return cmd
+}
+
+func newWatchlistCommand(o *Options) *cobra.Command {
+	sc := &watchlistScenario{}
+	cmd := scenarioCommand(o, "watchlist", "Watch lists of one dataset, many at once",
+		"Modelled on the synthetic test of KEP-3157 (API Streaming), with readers that only drain.",
+		func() ([]scenario, error) {
+			if !slices.Contains([]string{"a", "b"}, sc.Dataset) {
+				return nil, fmt.Errorf("--dataset %q: there are a and b", sc.Dataset)
+			}
+			if sc.Again < 1 || slices.ContainsFunc(sc.Streams, func(n int) bool { return n < 1 }) {
+				return nil, fmt.Errorf("--streams and --again must be at least 1")
+			}
+			return []scenario{sc}, positive("per-connection", sc.PerConnection)
+		})
+	cmd.Flags().StringVar(&sc.Dataset, "dataset", "b", "a (Secrets of 1 MB) or b (Pods)")
+	addFormat(cmd.Flags(), &sc.Format)
+	cmd.Flags().IntSliceVar(&sc.Streams, "streams", []int{16}, "concurrent watch lists; several numbers are measured one after the other on one server")
+	cmd.Flags().IntVar(&sc.PerConnection, "per-connection", 1, "streams that share an HTTP/2 connection")
+	cmd.Flags().IntVar(&sc.Again, "again", 1, "how often to measure each on the same server")
+	return cmd
+}
+
+func newWatchersCommand(o *Options) *cobra.Command {
+	sc := &watchersScenario{}
+	cmd := scenarioCommand(o, "watchers", "Memory of idle watches",
+		"Modelled on a large cluster's kubelets and controllers while nothing happens: many watches, 100 to a connection as\nclient-go would have them.",
+		func() ([]scenario, error) {
+			if sc.Scope != scopeNamespace && sc.Scope != scopeAll {
+				return nil, fmt.Errorf("--scope %q: there are %s and %s", sc.Scope, scopeNamespace, scopeAll)
+			}
+			if err := positive("count", sc.Count); err != nil {
+				return nil, err
+			}
+			return []scenario{sc}, positive("per-connection", sc.PerConnection)
+		})
+	cmd.Flags().IntVar(&sc.Count, "count", 5000, "watches")
+	cmd.Flags().IntVar(&sc.PerConnection, "per-connection", 100, "watches that share an HTTP/2 connection")
+	cmd.Flags().StringVar(&sc.Scope, "scope", scopeNamespace, "namespace (watch lists of one with three Pods) or all (all Pods, no initial events)")
+	addFormat(cmd.Flags(), &sc.Format)
+	return cmd
+}
+
+func newFanoutCommand(o *Options) *cobra.Command {
+	sc := &fanoutScenario{}
+	cmd := scenarioCommand(o, "fanout", "Updates that many watchers see",
+		"Modelled on a busy object type with a watcher per node. Fails when a watcher misses an event or gets one out of order.",
+		func() ([]scenario, error) {
+			for name, v := range map[string]int{"watchers": sc.Watchers, "updates": sc.Updates, "objects": sc.Objects, "per-connection": sc.PerConnection} {
+				if err := positive(name, v); err != nil {
+					return nil, err
+				}
+			}
+			return []scenario{sc}, nil
+		})
+	cmd.Flags().IntVar(&sc.Watchers, "watchers", 500, "watchers")
+	cmd.Flags().IntVar(&sc.Updates, "updates", 1000, "updates, by one writer")
+	cmd.Flags().Float64Var(&sc.Rate, "rate", 50, "updates per second; 0 for one after the other without pause")
+	cmd.Flags().IntVar(&sc.Objects, "objects", 10, "ConfigMaps that are updated in turn")
+	cmd.Flags().IntVar(&sc.ObjectSize, "object-size", 2000, "bytes of content in each")
+	cmd.Flags().IntVar(&sc.PerConnection, "per-connection", 1, "watches that share an HTTP/2 connection")
+	addFormat(cmd.Flags(), &sc.Format)
+	return cmd
+}
+
+func newWritesCommand(o *Options) *cobra.Command {
+	sc := &writesScenario{}
+	cmd := scenarioCommand(o, "writes", "Write throughput",
+		"Modelled on a few busy controllers. Targets take turns, A B B A, each freshly started: two servers over one etcd would\npay for each other's events.",
+		func() ([]scenario, error) { return []scenario{sc}, positive("writers", sc.Writers) })
+	cmd.Flags().IntVar(&sc.Writers, "writers", 8, "clients that write in parallel")
+	cmd.Flags().IntVar(&sc.Operations, "operations", 8000, "writes, half creates and half updates")
+	cmd.Flags().IntVar(&sc.WarmUp, "warm-up", 1000, "writes before, not measured")
+	cmd.Flags().IntVar(&sc.ObjectSize, "object-size", 2000, "bytes of content in each object")
+	return cmd
+}
+
+func newSuiteCommand(o *Options) *cobra.Command {
+	settle := time.Minute
+	cmd := scenarioCommand(o, "suite", "All scenarios at their usual parameters",
+		"Both datasets are loaded before the first scenario. Each scenario has a freshly started server.",
+		func() ([]scenario, error) {
+			both := []string{"a", "b"}
+			list := []scenario{&startScenario{Settle: settle}}
+			for _, data := range []string{"b", "a"} {
+				list = append(list,
+					&watchlistScenario{Dataset: data, Format: formatProtobuf, Streams: []int{16, 64}, PerConnection: 1, Again: 1},
+					&watchlistScenario{Dataset: data, Format: formatJSON, Streams: []int{16}, PerConnection: 1, Again: 1})
+			}
+			return append(list,
+				&watchersScenario{Count: 5000, PerConnection: 100, Format: formatProtobuf, Scope: scopeNamespace, Data: both},
+				&watchersScenario{Count: 5000, PerConnection: 100, Format: formatProtobuf, Scope: scopeAll, Data: both},
+				&fanoutScenario{Watchers: 500, Updates: 1000, Rate: 50, Objects: 10, ObjectSize: 2000, PerConnection: 1, Format: formatProtobuf, Data: both},
+				&writesScenario{Writers: 8, Operations: 8000, WarmUp: 1000, ObjectSize: 2000, Data: both},
+			), nil
+		})
+	cmd.Flags().DurationVar(&settle, "settle", settle, "start: how long to wait, once the server is idle, before memory is read")
+	return cmd
+}
+
+func positive(name string, v int) error {
+	if v < 1 {
+		return fmt.Errorf("--%s %d: must be at least 1", name, v)
+	}
+	return nil
+}
+
+func addFormat(fs *pflag.FlagSet, f *format) {
+	*f = formatProtobuf
+	fs.Var((*formatFlag)(f), "format", "encoding that the readers ask for: protobuf or json")
+}
+
+// formatFlag is a format on the command line.
+type formatFlag format
+
+func (f *formatFlag) String() string { return string(*f) }
+func (f *formatFlag) Type() string   { return "format" }
+func (f *formatFlag) Set(s string) error {
+	switch format(s) {
+	case formatProtobuf, formatJSON:
+		*f = formatFlag(s)
+		return nil
+	}
+	return fmt.Errorf("unknown format; there are %s and %s", formatProtobuf, formatJSON)
+}

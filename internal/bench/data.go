@@ -1,0 +1,173 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+const (
+	// ownerLabel marks the namespaces that bench made; it writes into no other.
+	ownerLabel = "bench.weir-project.github.io/owner"
+	ownerValue = "weir-bench"
+	// loadedAnnotation is set on a dataset's first namespace once all of it is there; its value describes the dataset.
+	loadedAnnotation = "bench.weir-project.github.io/loaded"
+
+	namespacePrefix = "weir-bench-"
+)
+
+// Dataset is a set of objects to load once and to read by every target.
+type Dataset struct {
+	Name       string `json:"name"`
+	Resource   string `json:"resource"` // path of the collection, all namespaces
+	Objects    int    `json:"objects"`
+	ObjectSize int    `json:"objectSize,omitempty"` // bytes of payload, where it is a parameter
+	namespaces int
+
+	// create makes object i in a namespace.
+	create func(ctx context.Context, client kubernetes.Interface, namespace string, i int) error
+}
+
+// secretsData is "A": few large objects, as in the test that the API Streaming work was argued with.
+func secretsData(objects, size int) Dataset {
+	return Dataset{
+		Name: "a", Resource: "/api/v1/secrets", Objects: objects, ObjectSize: size, namespaces: 1,
+		create: func(ctx context.Context, client kubernetes.Interface, namespace string, i int) error {
+			_, err := client.CoreV1().Secrets(namespace).Create(ctx, &corev1.Secret{
+				ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("secret-%05d", i), Labels: map[string]string{"app": "weir-bench"}},
+				Type:       corev1.SecretTypeOpaque,
+				Data:       map[string][]byte{"payload": randomBytes(uint64(i), size)},
+			}, metav1.CreateOptions{FieldManager: "weir-bench"})
+			return err
+		},
+	}
+}
+
+// podsData is "B": many realistic Pods, over 60 namespaces and 1,000 nodes.
+func podsData(objects int) Dataset {
+	return Dataset{
+		Name: "b", Resource: "/api/v1/pods", Objects: objects, namespaces: 60,
+		create: createPod,
+	}
+}
+
+// spec describes the dataset's content, so that data loaded by an earlier run is reused only when it is the same.
+func (d Dataset) spec() string {
+	return fmt.Sprintf("v1 %s objects=%d size=%d namespaces=%d", d.Name, d.Objects, d.ObjectSize, d.namespaces)
+}
+
+func (d Dataset) namespace(i int) string {
+	return fmt.Sprintf("%sdata-%s-%02d", namespacePrefix, d.Name, i)
+}
+
+// load creates the dataset unless an earlier run already did. It reports whether it wrote anything.
+func (d Dataset) load(ctx context.Context, client kubernetes.Interface, writers int, say func(string, ...any)) (bool, error) {
+	for i := range d.namespaces {
+		ns, err := ownNamespace(ctx, client, d.namespace(i))
+		if err != nil {
+			return false, err
+		}
+		if i > 0 {
+			continue
+		}
+		switch loaded := ns.Annotations[loadedAnnotation]; loaded {
+		case "":
+		case d.spec():
+			return false, nil
+		default:
+			return false, fmt.Errorf("dataset %s: the work directory holds %q, this run wants %q; use another work directory", d.Name, loaded, d.spec())
+		}
+	}
+	say("loading dataset %s: %d objects", d.Name, d.Objects)
+	err := inParallel(ctx, writers, d.Objects, func(ctx context.Context, _, i int) error {
+		err := d.create(ctx, client, d.namespace(i%d.namespaces), i)
+		if apierrors.IsAlreadyExists(err) { // an interrupted run made it
+			err = nil
+		}
+		if err != nil {
+			return fmt.Errorf("dataset %s: create object %d: %w", d.Name, i, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return true, err
+	}
+	ns, err := client.CoreV1().Namespaces().Get(ctx, d.namespace(0), metav1.GetOptions{})
+	if err != nil {
+		return true, fmt.Errorf("dataset %s: %w", d.Name, err)
+	}
+	if ns.Annotations == nil {
+		ns.Annotations = map[string]string{}
+	}
+	ns.Annotations[loadedAnnotation] = d.spec()
+	if _, err := client.CoreV1().Namespaces().Update(ctx, ns, metav1.UpdateOptions{}); err != nil {
+		return true, fmt.Errorf("dataset %s: mark as loaded: %w", d.Name, err)
+	}
+	return true, nil
+}
+
+// ownNamespace gives the namespace of that name, made by bench now or in an earlier run. A namespace that somebody else
+// made is refused.
+func ownNamespace(ctx context.Context, client kubernetes.Interface, name string) (*corev1.Namespace, error) {
+	ns, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		Name: name, Labels: map[string]string{ownerLabel: ownerValue},
+	}}, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		ns, err = client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("namespace %s: %w", name, err)
+	}
+	if ns.Labels[ownerLabel] != ownerValue {
+		return nil, fmt.Errorf("namespace %s was not made by weir bench (it lacks the label %s=%s): refusing to write into it", name, ownerLabel, ownerValue)
+	}
+	return ns, nil
+}
+
+// inParallel calls do for 0 … n-1 from a few workers and ends at the first error.
+func inParallel(ctx context.Context, workers, n int, do func(ctx context.Context, worker, i int) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for w := range workers {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return
+				}
+				if err := do(ctx, w, i); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return ctx.Err()
+}
+
+// randomBytes gives n bytes that do not compress, the same for the same seed.
+func randomBytes(seed uint64, n int) []byte {
+	var key [32]byte
+	for i := range 8 {
+		key[i] = byte(seed >> (8 * i))
+	}
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8(key).Read(b) // never fails
+	return b
+}

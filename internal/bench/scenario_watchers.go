@@ -1,0 +1,100 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// watchersScenario: what a watch costs while nothing happens.
+type watchersScenario struct {
+	Count         int      `json:"count"`
+	PerConnection int      `json:"perConnection"`
+	Format        format   `json:"format"`
+	Scope         string   `json:"scope"` // scopeNamespace or scopeAll
+	Data          []string `json:"data"`
+}
+
+const (
+	scopeNamespace = "namespace" // watch lists of one namespace with three Pods
+	scopeAll       = "all"       // all Pods from the current resourceVersion, without initial events
+
+	watchersNamespace = namespacePrefix + "watchers"
+	watchersPods      = 3
+)
+
+func (*watchersScenario) name() string          { return "watchers" }
+func (sc *watchersScenario) datasets() []string { return sc.Data }
+func (*watchersScenario) rounds() int           { return 1 }
+
+func (sc *watchersScenario) run(ctx context.Context, s *session) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	client := s.server.client
+	if _, err := ownNamespace(ctx, client, watchersNamespace); err != nil {
+		return err
+	}
+	for i := range watchersPods {
+		if err := createPod(ctx, client, watchersNamespace, i); err != nil {
+			return fmt.Errorf("prepare a Pod to watch: %w", err)
+		}
+	}
+	path := "/api/v1/namespaces/" + watchersNamespace + "/pods" + watchListQuery
+	if sc.Scope == scopeAll {
+		list, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{Limit: 1})
+		if err != nil {
+			return fmt.Errorf("find the current resourceVersion: %w", err)
+		}
+		path = "/api/v1/pods?watch=1&allowWatchBookmarks=true&timeoutSeconds=3600&resourceVersion=" + list.ResourceVersion
+	}
+	readers, err := s.startReaders(ctx, readerJob{
+		Paths: []string{path}, Format: sc.Format, Streams: sc.Count, PerConnection: sc.PerConnection, Until: untilEnd,
+	})
+	if err != nil {
+		return err
+	}
+	defer endReaders(readers)
+	if _, err := s.sampler.waitQuiet(ctx); err != nil {
+		return err
+	}
+	before, err := s.server.scrapeHeap(ctx, true)
+	if err != nil {
+		return err
+	}
+	p, err := s.phase(ctx, fmt.Sprintf("watchers %s x%d", sc.Scope, sc.Count), func(ctx context.Context, _ *Phase) error {
+		if err := readers.say("go"); err != nil {
+			return err
+		}
+		_, err := hearStage(ctx, readers, stageOpen)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := s.sampler.waitQuiet(ctx); err != nil {
+		return err
+	}
+	after, err := s.server.scrapeHeap(ctx, true)
+	if err != nil {
+		return err
+	}
+	idle, err := s.sampler.take()
+	if err != nil {
+		return err
+	}
+	perWatch := func(bytes int64) float64 { return float64(bytes) / float64(sc.Count) / 1e3 }
+	p.Figures["RSS kB/watch"] = perWatch(idle.RSS - p.RSSBefore)
+	p.Figures["heap live kB/watch"] = perWatch(after.Alloc - before.Alloc)
+	p.Figures["heap inuse kB/watch"] = perWatch(after.Inuse - before.Inuse)
+	p.Figures["stack kB/watch"] = perWatch(after.Stack - before.Stack)
+	p.Figures["live+stack kB/watch"] = perWatch(after.Alloc - before.Alloc + after.Stack - before.Stack)
+	p.Figures["goroutines/watch"] = float64(after.Goroutines-before.Goroutines) / float64(sc.Count)
+	_ = readers.in.Close()
+	_, err = hearStage(ctx, readers, stageDone)
+	return err
+}

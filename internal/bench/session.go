@@ -1,0 +1,165 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// scenario is a named measurement on one freshly started target.
+type scenario interface {
+	// name as on the command line.
+	name() string
+	// datasets are the names of the data that must be loaded before.
+	datasets() []string
+	// rounds says how often the scenario runs on each target when the user does not say. Several targets then take
+	// turns, A B B A, so that a drift of the machine or of etcd falls on all alike.
+	rounds() int
+	// run drives the phases. The server is started and not yet ready.
+	run(ctx context.Context, s *session) error
+}
+
+// session is one scenario's hold on one started target.
+type session struct {
+	opts    *Options
+	self    selfExec
+	data    map[string]Dataset
+	etcd    *etcdServer
+	server  *server
+	sampler *sampler
+	record  *TargetRun
+	started time.Time
+	say     func(format string, args ...any)
+	readers int // reader children started so far
+}
+
+// ready waits until the server is ready and idle.
+func (s *session) ready(ctx context.Context) error {
+	if err := s.server.waitReady(ctx); err != nil {
+		return err
+	}
+	if version, err := s.server.get(ctx, "/version"); err == nil {
+		var v struct{ GitVersion string }
+		_ = json.Unmarshal(version, &v)
+		s.record.Version = v.GitVersion
+	}
+	_, err := s.sampler.waitQuiet(ctx)
+	return err
+}
+
+// phase measures what do does, once the server is idle. do gives the figures that it found itself. The phase is kept
+// in the record also when it fails.
+func (s *session) phase(ctx context.Context, name string, do func(ctx context.Context, p *Phase) error) (*Phase, error) {
+	quiet, err := s.sampler.waitQuiet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.measure(ctx, name, quiet, do)
+}
+
+// measure is phase without the wait.
+func (s *session) measure(ctx context.Context, name string, quiet bool, do func(ctx context.Context, p *Phase) error) (*Phase, error) {
+	p := &Phase{Name: name, Quiet: quiet, Figures: map[string]float64{}}
+	s.record.Phases = append(s.record.Phases, p)
+	if !quiet {
+		s.say("  the server was still busy after %v; the figures hold what it did", quietLimit)
+	}
+	finish := func() error { return nil }
+	profileName := strings.ReplaceAll(fmt.Sprintf("%s-%s-%d", s.server.target.Name, name, s.record.Round), " ", "_")
+	if dir := s.opts.PprofDir; dir != "" {
+		finish = s.server.profileCPU(ctx, dir, profileName, s.opts.PprofSeconds)
+	}
+	etcdBefore, err := cpuSeconds(s.etcd.pid())
+	if err != nil {
+		return nil, err
+	}
+	s.sampler.resetPeak()
+	before, err := s.sampler.take()
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	p.Began = began.Sub(s.started).Seconds()
+	doErr := do(ctx, p)
+	p.Wall = time.Since(began).Seconds()
+	after, err := s.sampler.take()
+	if err != nil {
+		return nil, errors.Join(doErr, err)
+	}
+	etcdAfter, err := cpuSeconds(s.etcd.pid())
+	if err != nil {
+		return nil, err
+	}
+	p.CPU, p.EtcdCPU = after.CPU-before.CPU, etcdAfter-etcdBefore
+	p.RSSBefore, p.RSSAfter, p.RSSPeak = before.RSS, after.RSS, s.sampler.peakRSS()
+	if doErr != nil {
+		p.Errors = append(p.Errors, doErr.Error())
+		return nil, fmt.Errorf("%s: %w", name, doErr)
+	}
+	if err := finish(); err != nil {
+		return nil, err
+	}
+	if dir := s.opts.PprofDir; dir != "" {
+		if err := s.server.profileHeap(ctx, dir, profileName); err != nil {
+			return nil, err
+		}
+	}
+	s.say("  %-28s %7.2f s CPU  %7.2f s wall  RSS %6.0f -> peak %6.0f -> %6.0f MB", name, p.CPU, p.Wall,
+		float64(p.RSSBefore)/1e6, float64(p.RSSPeak)/1e6, float64(p.RSSAfter)/1e6)
+	return p, nil
+}
+
+// startReaders starts a reader child with a job and waits until it is ready for "go".
+func (s *session) startReaders(ctx context.Context, job readerJob) (*dialogue, error) {
+	job.URL, job.CA, job.Token = s.server.url, s.server.creds.caPEM, s.server.creds.token
+	s.readers++
+	log := strings.TrimSuffix(s.server.log, ".log") + fmt.Sprintf("-readers-%d.log", s.readers)
+	d, err := startDialogue("reader child", filepath.Clean(log), s.self.command(readersSubcommand))
+	if err != nil {
+		return nil, err
+	}
+	if err := d.say(job); err != nil {
+		d.stop(time.Second)
+		return nil, err
+	}
+	if _, err := hearStage(ctx, d, stageReady); err != nil {
+		d.stop(time.Second)
+		return nil, err
+	}
+	return d, nil
+}
+
+// hearStage waits for a report of one stage. A report of stageDone with failed streams is an error, whichever was asked
+// for: the phase does not count then.
+func hearStage(ctx context.Context, d *dialogue, want readerStage) (readerReport, error) {
+	var r readerReport
+	if err := d.hear(ctx, &r); err != nil {
+		return r, err
+	}
+	if r.Stage == stageDone && r.Failed > 0 {
+		return r, fmt.Errorf("%d streams failed: %s", r.Failed, strings.Join(r.Errors, "; "))
+	}
+	if r.Stage != want {
+		return r, fmt.Errorf("reader child is %q, want %q", r.Stage, want)
+	}
+	return r, nil
+}
+
+// endReaders tells the child to end and waits for it.
+func endReaders(d *dialogue) {
+	_ = d.in.Close()
+	timer := time.NewTimer(10 * time.Second)
+	defer timer.Stop()
+	select {
+	case <-d.done:
+	case <-timer.C:
+		d.stop(time.Second)
+	}
+}

@@ -1,0 +1,199 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+// Target is one kind of server that bench starts: a binary and what sets it apart from the others.
+type Target struct {
+	Name   string   `json:"name"`
+	Binary string   `json:"binary"`         // path of a kube-apiserver, or of a program that is one under that name
+	Args   []string `json:"args,omitempty"` // beside the flags that every target gets
+}
+
+// server is a target that runs.
+type server struct {
+	*process
+	target Target
+	url    string
+	creds  *credentials
+	http   *http.Client // administrator's client for raw paths; its own connection
+	client kubernetes.Interface
+}
+
+// commonArgs are the flags of every target: a kube-apiserver as kubeadm would start it, apart from the two noted.
+func commonArgs(port int, etcdURL, certDir string, c *credentials) []string {
+	return []string{
+		"--etcd-servers=" + etcdURL,
+		"--bind-address=127.0.0.1",
+		"--advertise-address=127.0.0.1",
+		fmt.Sprintf("--secure-port=%d", port),
+		"--cert-dir=" + certDir,
+		"--tls-cert-file=" + c.certFile,
+		"--tls-private-key-file=" + c.keyFile,
+		"--token-auth-file=" + c.tokenFile,
+		"--authorization-mode=Node,RBAC",
+		"--enable-admission-plugins=NodeRestriction",
+		// No controller manager runs here, so nobody makes the service accounts that this plugin would demand of Pods.
+		"--disable-admission-plugins=ServiceAccount",
+		// The "kubernetes" service must not get a loopback endpoint.
+		"--endpoint-reconciler-type=none",
+		"--service-cluster-ip-range=10.0.0.0/24",
+		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+		"--service-account-key-file=" + c.serviceAccountKey,
+		"--service-account-signing-key-file=" + c.serviceAccountKey,
+	}
+}
+
+// startServer starts a target over etcd and returns before it is ready. The log goes to logFile.
+func startServer(t Target, etcdURL, workDir, logFile string, creds *credentials) (*server, error) {
+	// Under its own directory and the name kube-apiserver: that name is how a weir binary knows that it is to be one.
+	binDir := filepath.Join(workDir, "bin", t.Name)
+	certDir := filepath.Join(workDir, "certs", t.Name)
+	if err := makeDirs(binDir, certDir, filepath.Dir(logFile)); err != nil {
+		return nil, err
+	}
+	binary, err := filepath.Abs(t.Binary)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(binary); err != nil {
+		return nil, fmt.Errorf("target %s: %w; name its binary with a flag", t.Name, err)
+	}
+	link := filepath.Join(binDir, "kube-apiserver")
+	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if err := os.Symlink(binary, link); err != nil {
+		return nil, fmt.Errorf("target %s: %w", t.Name, err)
+	}
+	ports, err := freePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	log, err := os.Create(logFile)
+	if err != nil {
+		return nil, fmt.Errorf("target %s: %w", t.Name, err)
+	}
+	defer log.Close()
+	cmd := exec.Command(link, append(commonArgs(ports[0], etcdURL, certDir, creds), t.Args...)...)
+	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, workDir
+	p, err := startProcess("target "+t.Name, logFile, cmd)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{process: p, target: t, url: fmt.Sprintf("https://127.0.0.1:%d", ports[0]), creds: creds}
+	if s.http, err = newHTTPClient(creds.caPEM); err == nil {
+		s.client, err = kubernetes.NewForConfig(s.restConfig())
+	}
+	if err != nil {
+		s.stop(serverGrace)
+		return nil, err
+	}
+	return s, nil
+}
+
+// serverGrace is how long a server may take to drain before it is killed.
+const serverGrace = 30 * time.Second
+
+// restConfig is the administrator's configuration for client-go: protobuf, and no limit on the client's side.
+func (s *server) restConfig() *rest.Config {
+	return &rest.Config{
+		Host:            s.url,
+		BearerToken:     s.creds.token,
+		TLSClientConfig: rest.TLSClientConfig{CAData: s.creds.caPEM},
+		ContentConfig:   rest.ContentConfig{ContentType: protobufType, AcceptContentTypes: protobufType},
+		QPS:             -1,
+		UserAgent:       "weir-bench",
+		WarningHandler:  rest.NoWarnings{},
+	}
+}
+
+// waitReady polls /readyz until it answers 200. It gives up after five minutes, or when the server dies.
+func (s *server) waitReady(ctx context.Context) error {
+	const limit = 5 * time.Minute
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	var last error
+	for {
+		_, err := s.get(ctx, "/readyz")
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-tick.C:
+		case <-s.done:
+			return s.died()
+		case <-ctx.Done():
+			if context.Cause(ctx) != context.DeadlineExceeded {
+				return context.Cause(ctx)
+			}
+			return fmt.Errorf("target %s was not ready after %v: %w%s", s.target.Name, limit, last, lastLines(s.log))
+		}
+	}
+}
+
+// get reads one path as administrator; any status but 200 is an error.
+func (s *server) get(ctx context.Context, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+s.creds.token)
+	resp, err := s.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("GET %s: %w", path, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("GET %s: %s: %s", path, resp.Status, firstLine(body))
+	}
+	return body, nil
+}
+
+// newHTTPClient makes a client with a connection of its own that trusts caPEM, speaks HTTP/2 and asks for no gzip.
+func newHTTPClient(caPEM []byte) (*http.Client, error) {
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(caPEM) {
+		return nil, errors.New("no certificate in the authority's PEM data")
+	}
+	return &http.Client{Transport: &http.Transport{
+		TLSClientConfig:    &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
+		ForceAttemptHTTP2:  true,
+		DisableCompression: true,
+	}}, nil
+}
+
+func firstLine(b []byte) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
+	if len(line) > 300 {
+		line = line[:300] + "…"
+	}
+	return line
+}
