@@ -68,6 +68,9 @@ certificate where no flag names one.`,
 	for _, set := range flags.FlagSets {
 		cmd.Flags().AddFlagSet(set)
 	}
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w (%s --help lists all flags)", err, c.CommandPath())
+	})
 	columns, _, _ := componentterm.TerminalSize(cmd.OutOrStdout())
 	cliflag.SetUsageAndHelpFunc(cmd, *flags, columns)
 	return cmd

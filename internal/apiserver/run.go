@@ -16,7 +16,6 @@ import (
 
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/wait"
-	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	basecompatibility "k8s.io/component-base/compatibility"
@@ -58,7 +57,10 @@ func (o *Options) Run(ctx context.Context, ready func(Ready)) error {
 	}
 	rest.SetDefaultWarningHandler(rest.NoWarnings{}) // as upstream: no warnings about one's own loopback requests
 
-	embedded := o.standalone()
+	embedded, err := o.standalone()
+	if err != nil {
+		return err
+	}
 	if embedded {
 		if err := o.safeDefaults(); err != nil {
 			return err
@@ -78,20 +80,41 @@ func (o *Options) Run(ctx context.Context, ready func(Ready)) error {
 	if embedded {
 		stop, err := o.startStandalone(ctx, cancel, &r)
 		if err != nil {
-			return err
+			return stopped(ctx, err)
 		}
 		defer stop()
+	} else if err := o.checkEtcd(ctx); err != nil {
+		return stopped(ctx, err)
 	}
-	err := o.serve(ctx, ready, r)
-	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
-		err = cause
+	return stopped(ctx, o.serve(ctx, ready, r))
+}
+
+// stopped returns what ended the server: err, or what cancelled ctx unless that was
+// the caller, who gets nil for it.
+func stopped(ctx context.Context, err error) error {
+	cause := context.Cause(ctx)
+	switch {
+	case cause == nil:
+		return err
+	case errors.Is(cause, context.Canceled):
+		if errors.Is(err, context.Canceled) {
+			return nil
+		}
+		return err
+	default:
+		return cause
 	}
-	return err
 }
 
 // standalone reports whether the server brings its own etcd.
-func (o *Options) standalone() bool {
-	return o.DataDir != "" && !o.changed("etcd-servers")
+func (o *Options) standalone() (bool, error) {
+	if !o.changed("etcd-servers") {
+		return o.DataDir != "", nil
+	}
+	if o.changed("data-dir") {
+		return false, errors.New("--data-dir is for the embedded etcd and --etcd-servers names another: give one of them")
+	}
+	return false, nil
 }
 
 // startStandalone makes what a newcomer would have to prepare, starts etcd and fills
@@ -152,10 +175,14 @@ func (o *Options) listen(ctx context.Context) (err error) {
 	case s.PermitPortSharing || s.PermitAddressSharing || s.BindPort < 1 || s.BindPort > 65535:
 		return nil // upstream's options of the socket, and upstream's error
 	default:
+		network := s.BindNetwork
+		if network == "" {
+			network = "tcp"
+		}
 		address := net.JoinHostPort(s.BindAddress.String(), strconv.Itoa(s.BindPort))
-		s.Listener, _, err = genericoptions.CreateListener(s.BindNetwork, address, net.ListenConfig{})
+		s.Listener, err = (&net.ListenConfig{}).Listen(ctx, network, address)
 		if err != nil {
-			return fmt.Errorf("cannot serve on %s: %w (choose another port with --secure-port)", address, errors.Unwrap(err))
+			return fmt.Errorf("cannot serve on %s: %w (choose another port with --secure-port)", address, err)
 		}
 	}
 	if tcp, ok := s.Listener.Addr().(*net.TCPAddr); ok {

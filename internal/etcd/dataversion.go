@@ -13,6 +13,7 @@ import (
 
 	"github.com/coreos/go-semver/semver"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 	"go.etcd.io/etcd/api/v3/version"
 	"go.etcd.io/etcd/server/v3/storage/schema"
 )
@@ -26,6 +27,9 @@ func checkDataVersion(dir string) error {
 		return nil
 	}
 	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Second})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return fmt.Errorf("the etcd database %s is %w by another process: stop it, or choose another --data-dir", path, ErrInUse)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot read the etcd database %s: %w", path, err)
 	}
