@@ -36,7 +36,7 @@ func createPod(ctx context.Context, client kubernetes.Interface, namespace strin
 	return err
 }
 
-// newPod is a web application's Pod with a sidecar and an init container. Names, hashes and addresses differ from Pod
+// newPod is a web application's Pod with a sidecar. Names, hashes and addresses differ from Pod
 // to Pod, the rest is alike, as among the replicas of a workload.
 func newPod(i int) *corev1.Pod {
 	app := fmt.Sprintf("shop-frontend-%03d", i/50)
@@ -56,12 +56,10 @@ func newPod(i int) *corev1.Pod {
 				"topology.example.com/zone":    fmt.Sprintf("zone-%c", 'a'+i%3),
 			},
 			Annotations: map[string]string{
-				"checksum/config":                   hex.EncodeToString(randomBytes(uint64(i)+1<<32, 32)),
-				"prometheus.io/scrape":              "true",
-				"prometheus.io/port":                "9090",
-				"prometheus.io/path":                "/internal/metrics",
-				"sidecar.example.com/status":        `{"version":"1.24.3","initContainers":["init-config"],"containers":["proxy"],"volumes":["proxy-config","workload-certs"]}`,
-				"kubectl.kubernetes.io/restartedAt": "2026-03-14T09:26:53Z",
+				"checksum/config":      hex.EncodeToString(randomBytes(uint64(i)+1<<32, 32)),
+				"prometheus.io/scrape": "true",
+				"prometheus.io/port":   "9090",
+				"prometheus.io/path":   "/internal/metrics",
 			},
 			OwnerReferences: []metav1.OwnerReference{{
 				APIVersion: "apps/v1", Kind: "ReplicaSet", Name: app + "-" + id[:8],
@@ -73,29 +71,18 @@ func newPod(i int) *corev1.Pod {
 			ServiceAccountName:            "shop-frontend",
 			AutomountServiceAccountToken:  &no,
 			TerminationGracePeriodSeconds: &seconds,
-			SecurityContext:               &corev1.PodSecurityContext{RunAsUser: &uid, RunAsNonRoot: &yes, FSGroup: &uid},
+			SecurityContext:               &corev1.PodSecurityContext{RunAsUser: &uid},
 			ImagePullSecrets:              []corev1.LocalObjectReference{{Name: "registry-credentials"}},
 			NodeSelector:                  map[string]string{"kubernetes.io/os": "linux", "node.example.com/pool": "general"},
 			Tolerations:                   []corev1.Toleration{{Key: "node.example.com/spot", Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}},
-			Affinity: &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
-				PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{
-					Weight: 100,
-					PodAffinityTerm: corev1.PodAffinityTerm{
-						TopologyKey:   "kubernetes.io/hostname",
-						LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app.kubernetes.io/instance": app}},
-					},
-				}},
-			}},
 			Volumes: []corev1.Volume{
 				{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: app + "-config"}, DefaultMode: &mode}}},
 				{Name: "credentials", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: app + "-credentials", DefaultMode: &mode}}},
-				{Name: "proxy-config", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}},
 				{Name: "logs", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
 			},
-			InitContainers: []corev1.Container{podContainer("init-config", "config-init", 0, 0)},
 			Containers: []corev1.Container{
-				podContainer("web", "shop-frontend", 6, 8080),
-				podContainer("proxy", "service-proxy", 3, 15090),
+				podContainer("web", "shop-frontend", 3, 8080),
+				podContainer("proxy", "service-proxy", 1, 15090),
 			},
 		},
 	}
@@ -119,7 +106,6 @@ func podContainer(name, image string, env int, port int32) corev1.Container {
 		},
 		SecurityContext: &corev1.SecurityContext{
 			AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
-			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 		},
 	}
 	c.Env = append(c.Env,
@@ -132,9 +118,6 @@ func podContainer(name, image string, env int, port int32) corev1.Container {
 			Value: fmt.Sprintf("https://backend-%02d.shop.svc.cluster.local:8443/api", e),
 		})
 	}
-	if port == 0 {
-		return c
-	}
 	c.Ports = []corev1.ContainerPort{{Name: name, ContainerPort: port, Protocol: corev1.ProtocolTCP}}
 	probe := func(path string, period int32) *corev1.Probe {
 		return &corev1.Probe{
@@ -142,7 +125,10 @@ func podContainer(name, image string, env int, port int32) corev1.Container {
 			PeriodSeconds: period, TimeoutSeconds: 2, FailureThreshold: 3, SuccessThreshold: 1,
 		}
 	}
-	c.LivenessProbe, c.ReadinessProbe = probe("/internal/alive", 10), probe("/internal/ready", 5)
+	c.ReadinessProbe = probe("/internal/ready", 5)
+	if name == "web" {
+		c.LivenessProbe = probe("/internal/alive", 10)
+	}
 	return c
 }
 
@@ -167,11 +153,6 @@ func podStatus(pod *corev1.Pod, i int) corev1.PodStatus {
 			ContainerID: "containerd://" + hex.EncodeToString(randomBytes(seed+1<<41, 32)),
 			State:       corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: started}},
 		}
-	}
-	for n, c := range pod.Spec.InitContainers {
-		s := container(100+n, c)
-		s.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Completed", StartedAt: started, FinishedAt: started, ContainerID: s.ContainerID}}
-		status.InitContainerStatuses = append(status.InitContainerStatuses, s)
 	}
 	for n, c := range pod.Spec.Containers {
 		status.ContainerStatuses = append(status.ContainerStatuses, container(n, c))
