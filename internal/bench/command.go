@@ -59,6 +59,7 @@ func (o *Options) addFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&o.LoadWriters, "load-writers", 16, "clients that load data in parallel")
 	fs.StringSliceVar(&o.ExtraData, "data", nil, "datasets to load beside those that the scenario reads: a, b")
 	fs.IntVar(&o.Rounds, "rounds", 0, "how often to measure each target; several take turns A B B A (default: as the scenario says)")
+	fs.BoolVar(&o.Gobench, "gobench", false, "print lines that benchstat reads (benchstat -col /target) in place of the table")
 	fs.StringVar(&o.PprofDir, "pprof", "", "save processor and heap profiles of every phase into this directory; costs the server some processor time")
 	fs.IntVar(&o.PprofSeconds, "pprof-seconds", 5, "length of one processor profile; as many are taken as the phase lasts")
 }

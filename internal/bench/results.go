@@ -6,6 +6,7 @@ package bench
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -39,6 +40,7 @@ type TargetRun struct {
 	Target   string   `json:"target"`
 	Version  string   `json:"version"` // as the server tells it
 	Scenario string   `json:"scenario"`
+	Label    string   `json:"label"` // tells apart runs of one scenario with several parameters; fit for a file name
 	Params   any      `json:"params"`
 	Round    int      `json:"round"`
 	Phases   []*Phase `json:"phases"`
@@ -128,18 +130,15 @@ func (r *Results) tabulate() []*series {
 			add(run, p, "RSS before MB", float64(p.RSSBefore)/mega)
 			add(run, p, "RSS peak MB", float64(p.RSSPeak)/mega)
 			add(run, p, "RSS after MB", float64(p.RSSAfter)/mega)
-			names := make([]string, 0, len(p.Figures))
-			for name := range p.Figures {
-				names = append(names, name)
-			}
-			slices.Sort(names)
-			for _, name := range names {
+			for _, name := range sortedKeys(p.Figures) {
 				add(run, p, name, p.Figures[name])
 			}
 		}
 	}
 	return order
 }
+
+func sortedKeys(m map[string]float64) []string { return slices.Sorted(maps.Keys(m)) }
 
 // median of at least one value.
 func median(values []float64) float64 {

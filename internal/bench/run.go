@@ -30,6 +30,8 @@ type Options struct {
 	ExtraData                  []string // datasets to load beside those that the scenario reads
 	Rounds                     int      // 0: as the scenario says
 
+	Gobench bool // print lines for benchstat in place of the table
+
 	PprofDir     string
 	PprofSeconds int
 }
@@ -112,9 +114,18 @@ func (o *Options) run(ctx context.Context, self selfExec, stdout, stderr io.Writ
 	if err := b.results.write(o.OutDir); err != nil {
 		failures = append(failures, err)
 	}
-	if err := b.results.printTable(stdout); err != nil {
+	graphs, err := b.results.drawGraphs(o.OutDir)
+	if err != nil {
 		failures = append(failures, err)
 	}
+	printed := b.results.printTable
+	if o.Gobench {
+		printed = b.results.printGobench
+	}
+	if err := printed(stdout); err != nil {
+		failures = append(failures, err)
+	}
+	b.say("results: %s; graphs of memory (.svg, .png): %s", filepath.Join(o.OutDir, "results.json"), strings.Join(graphs, ", "))
 	return errors.Join(failures...)
 }
 
@@ -237,10 +248,10 @@ func (b *bench) measureAll(ctx context.Context, scenarios []scenario) (failures 
 				slices.Reverse(targets)
 			}
 			for _, t := range targets {
-				b.say("%s: %s (round %d of %d)", sc.name(), t.Name, round+1, rounds)
+				b.say("%s: %s (round %d of %d)", sc.label(), t.Name, round+1, rounds)
 				if err := b.measureOne(ctx, sc, t, round); err != nil {
 					b.say("  failed: %v", err)
-					failures = append(failures, fmt.Errorf("%s on %s: %w", sc.name(), t.Name, err))
+					failures = append(failures, fmt.Errorf("%s on %s: %w", sc.label(), t.Name, err))
 				}
 				if ctx.Err() != nil {
 					return append(failures, context.Cause(ctx))
@@ -253,11 +264,11 @@ func (b *bench) measureAll(ctx context.Context, scenarios []scenario) (failures 
 
 func (b *bench) measureOne(ctx context.Context, sc scenario, t Target, round int) error {
 	began := time.Now()
-	srv, err := b.startTarget(t, sc.name())
+	srv, err := b.startTarget(t, sc.label())
 	if err != nil {
 		return err
 	}
-	record := TargetRun{Target: t.Name, Scenario: sc.name(), Params: sc, Round: round}
+	record := TargetRun{Target: t.Name, Scenario: sc.name(), Label: sc.label(), Params: sc, Round: round}
 	s := &session{
 		opts: b.opts, self: b.self, data: b.data, etcd: b.etcd, server: srv,
 		sampler: startSampler(srv.pid(), began), record: &record, started: began, say: b.say,

@@ -15,6 +15,7 @@ type startScenario struct {
 }
 
 func (*startScenario) name() string       { return "start" }
+func (sc *startScenario) label() string   { return "start" }
 func (*startScenario) datasets() []string { return []string{"a", "b"} }
 func (*startScenario) rounds() int        { return 1 }
 
@@ -51,7 +52,10 @@ type watchlistScenario struct {
 	Again         int    `json:"again"` // how often each is measured on the same server
 }
 
-func (*watchlistScenario) name() string          { return "watchlist" }
+func (*watchlistScenario) name() string { return "watchlist" }
+func (sc *watchlistScenario) label() string {
+	return "watchlist-" + sc.Dataset + "-" + string(sc.Format)
+}
 func (sc *watchlistScenario) datasets() []string { return []string{sc.Dataset} }
 func (*watchlistScenario) rounds() int           { return 1 }
 

@@ -28,6 +28,7 @@ const (
 )
 
 func (*watchersScenario) name() string          { return "watchers" }
+func (sc *watchersScenario) label() string      { return "watchers-" + sc.Scope }
 func (sc *watchersScenario) datasets() []string { return sc.Data }
 func (*watchersScenario) rounds() int           { return 1 }
 

@@ -30,6 +30,7 @@ type fanoutScenario struct {
 const fanoutNamespace = namespacePrefix + "fanout"
 
 func (*fanoutScenario) name() string          { return "fanout" }
+func (sc *fanoutScenario) label() string      { return "fanout" }
 func (sc *fanoutScenario) datasets() []string { return sc.Data }
 func (*fanoutScenario) rounds() int           { return 1 }
 
@@ -101,6 +102,7 @@ type writesScenario struct {
 const writesNamespace = namespacePrefix + "writes"
 
 func (*writesScenario) name() string          { return "writes" }
+func (sc *writesScenario) label() string      { return "writes" }
 func (sc *writesScenario) datasets() []string { return sc.Data }
 func (*writesScenario) rounds() int           { return 4 }
 

@@ -17,6 +17,8 @@ import (
 type scenario interface {
 	// name as on the command line.
 	name() string
+	// label tells it apart from the same scenario with other parameters, and is fit for a file name.
+	label() string
 	// datasets are the names of the data that must be loaded before.
 	datasets() []string
 	// rounds says how often the scenario runs on each target when the user does not say. Several targets then take

@@ -1,0 +1,144 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"fmt"
+	"image/color"
+	"path/filepath"
+	"strings"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+)
+
+// lineLooks tell targets apart by dash and by mark as well as by colour.
+var lineLooks = []struct {
+	colour color.Color
+	dashes []vg.Length
+	mark   draw.GlyphDrawer
+}{
+	{color.RGBA{R: 0xb5, G: 0x40, B: 0x17, A: 0xff}, nil, draw.CircleGlyph{}},
+	{color.RGBA{R: 0x1b, G: 0x5e, B: 0xa8, A: 0xff}, []vg.Length{vg.Points(7), vg.Points(3)}, draw.BoxGlyph{}},
+	{color.RGBA{R: 0x2a, G: 0x7d, B: 0x3f, A: 0xff}, []vg.Length{vg.Points(2), vg.Points(3)}, draw.TriangleGlyph{}},
+	{color.RGBA{R: 0x6b, G: 0x3f, B: 0x92, A: 0xff}, []vg.Length{vg.Points(9), vg.Points(3), vg.Points(2), vg.Points(3)}, draw.PyramidGlyph{}},
+}
+
+// drawGraphs writes, for each scenario of the first round, the server's resident memory over time as dir/LABEL.svg and
+// .png, one line per target with the phases marked on it. It returns the paths without their suffixes.
+func (r *Results) drawGraphs(dir string) ([]string, error) {
+	var labels []string
+	runs := map[string][]*TargetRun{}
+	for i := range r.Runs {
+		run := &r.Runs[i]
+		if run.Round > 0 || len(run.Samples) < 2 {
+			continue
+		}
+		if runs[run.Label] == nil {
+			labels = append(labels, run.Label)
+		}
+		runs[run.Label] = append(runs[run.Label], run)
+	}
+	var paths []string
+	for _, label := range labels {
+		p, err := memoryGraph(label, runs[label])
+		if err != nil {
+			return paths, fmt.Errorf("graph of %s: %w", label, err)
+		}
+		path := filepath.Join(dir, label)
+		for _, suffix := range []string{".svg", ".png"} {
+			if err := p.Save(26*vg.Centimeter, 14*vg.Centimeter, path+suffix); err != nil {
+				return paths, fmt.Errorf("save the graph: %w", err)
+			}
+		}
+		paths = append(paths, path)
+	}
+	return paths, nil
+}
+
+func memoryGraph(title string, runs []*TargetRun) (*plot.Plot, error) {
+	p := plot.New()
+	p.Title.Text = title + ": resident memory of the server"
+	p.X.Label.Text = "seconds since the server was started; marks are the beginning and the end of a phase"
+	p.Y.Label.Text = "MB"
+	p.Y.Min = 0
+	p.Legend.Top, p.Legend.Left = true, true
+	p.Legend.ThumbnailWidth = vg.Centimeter * 1.6
+	p.Add(plotter.NewGrid())
+	for i, run := range runs {
+		look := lineLooks[i%len(lineLooks)]
+		points := make(plotter.XYs, len(run.Samples))
+		for j, s := range run.Samples {
+			points[j] = plotter.XY{X: s.Seconds, Y: float64(s.RSS) / 1e6}
+		}
+		line, err := plotter.NewLine(points)
+		if err != nil {
+			return nil, err
+		}
+		line.Width, line.Color, line.Dashes = vg.Points(1.6), look.colour, look.dashes
+		p.Add(line)
+		if err := markPhases(p, run, look.colour, look.mark); err != nil {
+			return nil, err
+		}
+		name := run.Target
+		if run.Failure != "" {
+			name += " (" + shortFailure(run.Failure) + ")"
+		}
+		p.Legend.Add(name, line, thumbnail{draw.GlyphStyle{Color: look.colour, Radius: vg.Points(3), Shape: look.mark}})
+	}
+	// Room for the legend and for labels above the highest point.
+	p.Y.Max *= 1.18
+	return p, nil
+}
+
+// markPhases puts a mark where each phase begins and ends, and its name above the beginning.
+func markPhases(p *plot.Plot, run *TargetRun, colour color.Color, mark draw.GlyphDrawer) error {
+	var marks, at plotter.XYs
+	var names []string
+	for _, phase := range run.Phases {
+		began := plotter.XY{X: phase.Began, Y: float64(phase.RSSBefore) / 1e6}
+		ended := plotter.XY{X: phase.Began + phase.Wall, Y: float64(phase.RSSAfter) / 1e6}
+		marks = append(marks, began)
+		if len(phase.Errors) == 0 {
+			marks = append(marks, ended)
+		}
+		at = append(at, began)
+		names = append(names, phase.Name[strings.LastIndexByte(phase.Name, ' ')+1:])
+	}
+	if len(marks) == 0 {
+		return nil
+	}
+	scatter, err := plotter.NewScatter(marks)
+	if err != nil {
+		return err
+	}
+	scatter.GlyphStyle = draw.GlyphStyle{Color: colour, Radius: vg.Points(3), Shape: mark}
+	labels, err := plotter.NewLabels(plotter.XYLabels{XYs: at, Labels: names})
+	if err != nil {
+		return err
+	}
+	for i := range labels.TextStyle {
+		labels.TextStyle[i].Color = colour
+	}
+	labels.Offset = vg.Point{X: vg.Points(-3), Y: vg.Points(7)}
+	p.Add(scatter, labels)
+	return nil
+}
+
+// thumbnail draws a target's mark on its line in the legend.
+type thumbnail struct{ style draw.GlyphStyle }
+
+func (t thumbnail) Thumbnail(c *draw.Canvas) {
+	c.DrawGlyph(t.style, vg.Point{X: c.Center().X, Y: c.Center().Y})
+}
+
+func shortFailure(s string) string {
+	s, _, _ = strings.Cut(s, "; its log")
+	if len(s) > 60 {
+		s = s[:60] + "…"
+	}
+	return s
+}
