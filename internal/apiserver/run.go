@@ -216,7 +216,11 @@ func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
 	if err != nil {
 		return err
 	}
-	plug(config)
+	paced, unpace := context.WithCancel(ctx)
+	defer unpace()
+	if err := plug(paced, config); err != nil {
+		return err
+	}
 	completedConfig, err := config.Complete()
 	if err != nil {
 		return err

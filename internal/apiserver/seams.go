@@ -4,6 +4,7 @@
 package apiserver
 
 import (
+	"context"
 	"net/http"
 	"reflect"
 
@@ -18,6 +19,8 @@ import (
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 
 	"github.com/weir-project/weir/internal/coalesce"
+	"github.com/weir-project/weir/internal/ledger"
+	"github.com/weir-project/weir/internal/pacer"
 	"github.com/weir-project/weir/internal/watchcache"
 )
 
@@ -43,9 +46,15 @@ func innermost(api http.Handler) http.Handler { return coalesce.Handler(api) }
 
 // plug puts weir's parts into an assembled configuration: the storage of every
 // resource of all three servers in the chain, and the handler of the one that
-// clients talk to. The delegates' own chains never see a request.
-func plug(config *app.Config) {
+// clients talk to. The delegates' own chains never see a request. With weir's cache
+// come leaner informers of the server's own and, until ctx ends, a collector paced
+// by what the cache holds.
+func plug(ctx context.Context, config *app.Config) error {
 	if utilfeature.DefaultFeatureGate.Enabled(EncodedWatchCache) {
+		if err := slim(config.KubeAPIs.ControlPlane.VersionedInformers); err != nil {
+			return err
+		}
+		go pacer.Run(ctx, ledger.Process)
 		for _, getter := range []*generic.RESTOptionsGetter{
 			&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,
 			&config.Aggregator.GenericConfig.RESTOptionsGetter,
@@ -59,6 +68,7 @@ func plug(config *app.Config) {
 	config.Aggregator.GenericConfig.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		return chain(innermost(api), c)
 	}
+	return nil
 }
 
 // cachedRESTOptions is upstream's answer with weir's cache in place of upstream's.
