@@ -16,8 +16,10 @@ import (
 
 // The hidden subcommands that bench starts itself again as.
 const (
-	etcdSubcommand    = "internal-etcd"
-	readersSubcommand = "internal-readers"
+	etcdSubcommand      = "internal-etcd"
+	readersSubcommand   = "internal-readers"
+	informersSubcommand = "internal-informers"
+	staticSubcommand    = "internal-static"
 )
 
 // NewCommand returns "bench", to be a subcommand of weir. It ends with an error, for exit status 1, when any target
@@ -39,13 +41,14 @@ Everything is on loopback, in a work directory that is removed in the end unless
 	o.addFlags(cmd.PersistentFlags())
 	cmd.AddCommand(
 		newStartCommand(o), newWatchlistCommand(o), newWatchersCommand(o), newFanoutCommand(o), newWritesCommand(o),
-		newSuiteCommand(o), newEtcdCommand(), newReadersCommand(),
+		newInformersScenario(o, "synthetic", "a"), newInformersScenario(o, "pods", "b"),
+		newSuiteCommand(o), newEtcdCommand(), newReadersCommand(), newInformersCommand(), newStaticCommand(),
 	)
 	return cmd
 }
 
 func (o *Options) addFlags(fs *pflag.FlagSet) {
-	fs.StringSliceVar(&o.Targets, "target", nil, "what to measure: weir, weir-off (weir's own gates off) or stock (upstream's kube-apiserver)")
+	fs.StringSliceVar(&o.Targets, "target", nil, "what to measure: weir, weir-off (weir's own gates off) stock (upstream's kube-apiserver) or static (the floor: a bare HTTP/2 server that sends the bytes of another target; scenario watchlist only)")
 	fs.StringSliceVar(&o.Targets, "compare", nil, "several targets, separated by commas; ratios are to the first")
 	fs.StringVar(&o.StockBinary, "stock-binary", "", "path of an upstream kube-apiserver, for target stock")
 	self, _ := os.Executable() // empty: the flag is then needed, and said to be
@@ -114,6 +117,26 @@ func newWatchlistCommand(o *Options) *cobra.Command {
 	cmd.Flags().IntSliceVar(&sc.Streams, "streams", []int{16}, "concurrent watch lists; several numbers are measured one after the other on one server")
 	cmd.Flags().IntVar(&sc.PerConnection, "per-connection", 1, "streams that share an HTTP/2 connection")
 	cmd.Flags().IntVar(&sc.Again, "again", 1, "how often to measure each on the same server")
+	return cmd
+}
+
+func newInformersScenario(o *Options, name, dataset string) *cobra.Command {
+	sc := &informersScenario{command: name, Dataset: dataset}
+	short, modelled := "client-go informers of 30,000 Pods", "Modelled on controllers that all start at once in a large cluster."
+	if dataset == "a" {
+		short = "client-go informers of 400 Secrets of 1 MB"
+		modelled = "The synthetic test of KEP-3157 (API Streaming): 400 Secrets of 1 MB, a growing number of informers, the server's\nmemory over time."
+	}
+	cmd := scenarioCommand(o, name, short, modelled, func() ([]scenario, error) {
+		if slices.ContainsFunc(sc.Informers, func(n int) bool { return n < 1 }) {
+			return nil, fmt.Errorf("--informers: each must be at least 1")
+		}
+		return []scenario{sc}, nil
+	})
+	cmd.Flags().IntSliceVar(&sc.Informers, "informers", []int{1, 4, 16}, "informers at once, each with a connection of its own; measured one number after the other on one server")
+	addFormat(cmd.Flags(), &sc.Format)
+	cmd.Flags().BoolVar(&sc.WatchList, "watch-list", true, "client-go's gate WatchListClient: ask for watch lists, not lists")
+	cmd.Flags().BoolVar(&sc.Gzip, "gzip", false, "let the server compress lists")
 	return cmd
 }
 

@@ -45,13 +45,15 @@ func (o *Options) target(name string) (Target, error) {
 		if t.Binary == "" {
 			return Target{}, errors.New("target stock: say with --stock-binary where the upstream kube-apiserver is (go build k8s.io/kubernetes/cmd/kube-apiserver)")
 		}
+	case "static":
+		t.static = true
 	case "weir":
 		t.Binary = o.WeirBinary
 	case "weir-off":
 		t.Binary = o.WeirBinary
 		t.Args = []string{"--feature-gates=EncodedWatchCache=false"}
 	default:
-		return Target{}, fmt.Errorf("target %q: unknown; there are stock, weir and weir-off", name)
+		return Target{}, fmt.Errorf("target %q: unknown; there are stock, weir, weir-off and static", name)
 	}
 	for _, arg := range o.TargetArgs {
 		of, flag, ok := strings.Cut(arg, "=")
@@ -182,7 +184,11 @@ func (b *bench) load(ctx context.Context, scenarios []scenario) error {
 	if len(names) == 0 {
 		return nil
 	}
-	srv, err := b.startTarget(b.targets[0], "load")
+	real := slices.IndexFunc(b.targets, func(t Target) bool { return !t.static })
+	if real < 0 {
+		return errors.New("target static can only be compared with another target, whose bytes it sends")
+	}
+	srv, err := b.startTarget(b.targets[real], "load")
 	if err != nil {
 		return err
 	}
@@ -209,6 +215,11 @@ func (b *bench) load(ctx context.Context, scenarios []scenario) error {
 		wrote = wrote || did
 		b.results.Data = append(b.results.Data, d)
 	}
+	if slices.ContainsFunc(b.targets, func(t Target) bool { return t.static }) {
+		if err := b.record(loadCtx, srv, scenarios); err != nil {
+			return err
+		}
+	}
 	if !wrote {
 		return nil
 	}
@@ -216,9 +227,33 @@ func (b *bench) load(ctx context.Context, scenarios []scenario) error {
 	return b.etcd.tidy(ctx)
 }
 
+// record saves what the static target is to send.
+func (b *bench) record(ctx context.Context, srv *server, scenarios []scenario) error {
+	if err := makeDirs(b.recordings()); err != nil {
+		return err
+	}
+	for _, sc := range scenarios {
+		recorded, ok := sc.(recordedScenario)
+		if !ok {
+			continue
+		}
+		for _, r := range recorded.recordings(b.data) {
+			if err := r.record(ctx, srv, b.recordings()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (b *bench) recordings() string { return filepath.Join(b.workDir, "recordings") }
+
 func (b *bench) startTarget(t Target, what string) (*server, error) {
 	b.runs++
 	log := filepath.Join(b.workDir, "logs", fmt.Sprintf("%02d-%s-%s.log", b.runs, what, t.Name))
+	if t.static {
+		return startStatic(t, b.self, b.recordings(), log, b.creds)
+	}
 	return startServer(t, b.etcd.endpoint, b.workDir, log, b.creds)
 }
 
@@ -248,6 +283,9 @@ func (b *bench) measureAll(ctx context.Context, scenarios []scenario) (failures 
 				slices.Reverse(targets)
 			}
 			for _, t := range targets {
+				if _, ok := sc.(recordedScenario); t.static && !ok {
+					continue
+				}
 				b.say("%s: %s (round %d of %d)", sc.label(), t.Name, round+1, rounds)
 				if err := b.measureOne(ctx, sc, t, round); err != nil {
 					b.say("  failed: %v", err)

@@ -59,6 +59,10 @@ func (sc *watchlistScenario) label() string {
 func (sc *watchlistScenario) datasets() []string { return []string{sc.Dataset} }
 func (*watchlistScenario) rounds() int           { return 1 }
 
+func (sc *watchlistScenario) recordings(data map[string]Dataset) []recording {
+	return []recording{{data: data[sc.Dataset], format: sc.Format}}
+}
+
 const watchListQuery = "?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=3600"
 
 func (sc *watchlistScenario) run(ctx context.Context, s *session) error {

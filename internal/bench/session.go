@@ -8,7 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"os"
 	"strings"
 	"time"
 )
@@ -30,16 +30,16 @@ type scenario interface {
 
 // session is one scenario's hold on one started target.
 type session struct {
-	opts    *Options
-	self    selfExec
-	data    map[string]Dataset
-	etcd    *etcdServer
-	server  *server
-	sampler *sampler
-	record  *TargetRun
-	started time.Time
-	say     func(format string, args ...any)
-	readers int // reader children started so far
+	opts     *Options
+	self     selfExec
+	data     map[string]Dataset
+	etcd     *etcdServer
+	server   *server
+	sampler  *sampler
+	record   *TargetRun
+	started  time.Time
+	say      func(format string, args ...any)
+	children int // client children started so far
 }
 
 // ready waits until the server is ready and idle.
@@ -121,17 +121,25 @@ func (s *session) measure(ctx context.Context, name string, quiet bool, do func(
 // startReaders starts a reader child with a job and waits until it is ready for "go".
 func (s *session) startReaders(ctx context.Context, job readerJob) (*dialogue, error) {
 	job.URL, job.CA, job.Token = s.server.url, s.server.creds.caPEM, s.server.creds.token
-	s.readers++
-	log := strings.TrimSuffix(s.server.log, ".log") + fmt.Sprintf("-readers-%d.log", s.readers)
-	d, err := startDialogue("reader child", filepath.Clean(log), s.self.command(readersSubcommand))
+	return s.startClients(ctx, readersSubcommand, nil, job)
+}
+
+// startClients starts a child of a hidden subcommand, with env added to its environment, gives it its job and waits
+// until it is ready for "go".
+func (s *session) startClients(ctx context.Context, subcommand string, env []string, job any) (*dialogue, error) {
+	s.children++
+	log := strings.TrimSuffix(s.server.log, ".log") + fmt.Sprintf("-clients-%d.log", s.children)
+	cmd := s.self.command(subcommand)
+	cmd.Env = append(os.Environ(), env...)
+	d, err := startDialogue("client child", log, cmd)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.say(job); err != nil {
-		d.stop(time.Second)
-		return nil, err
+	err = d.say(job)
+	if err == nil {
+		_, err = hearStage(ctx, d, stageReady)
 	}
-	if _, err := hearStage(ctx, d, stageReady); err != nil {
+	if err != nil {
 		d.stop(time.Second)
 		return nil, err
 	}
@@ -149,7 +157,7 @@ func hearStage(ctx context.Context, d *dialogue, want readerStage) (readerReport
 		return r, fmt.Errorf("%d streams failed: %s", r.Failed, strings.Join(r.Errors, "; "))
 	}
 	if r.Stage != want {
-		return r, fmt.Errorf("reader child is %q, want %q", r.Stage, want)
+		return r, fmt.Errorf("client child is %q, want %q", r.Stage, want)
 	}
 	return r, nil
 }

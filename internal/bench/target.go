@@ -26,6 +26,7 @@ type Target struct {
 	Name   string   `json:"name"`
 	Binary string   `json:"binary"`         // path of a kube-apiserver, or of a program that is one under that name
 	Args   []string `json:"args,omitempty"` // beside the flags that every target gets
+	static bool     // the static target, which bench serves itself
 }
 
 // server is a target that runs.
@@ -88,18 +89,35 @@ func startServer(t Target, etcdURL, workDir, logFile string, creds *credentials)
 	if err != nil {
 		return nil, err
 	}
+	cmd := exec.Command(link, append(commonArgs(ports[0], etcdURL, certDir, creds), t.Args...)...)
+	cmd.Dir = workDir
+	return launch(t, cmd, ports[0], logFile, creds)
+}
+
+// startStatic starts the static target with the recordings in dir.
+func startStatic(t Target, self selfExec, dir, logFile string, creds *credentials) (*server, error) {
+	ports, err := freePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	cmd := self.command(staticSubcommand, "--dir", dir, fmt.Sprintf("--port=%d", ports[0]),
+		"--tls-cert-file="+creds.certFile, "--tls-private-key-file="+creds.keyFile)
+	return launch(t, cmd, ports[0], logFile, creds)
+}
+
+// launch starts a target's command, whose output goes to logFile, as a server on a port.
+func launch(t Target, cmd *exec.Cmd, port int, logFile string, creds *credentials) (*server, error) {
 	log, err := os.Create(logFile)
 	if err != nil {
 		return nil, fmt.Errorf("target %s: %w", t.Name, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(link, append(commonArgs(ports[0], etcdURL, certDir, creds), t.Args...)...)
-	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, workDir
+	cmd.Stdout, cmd.Stderr = log, log
 	p, err := startProcess("target "+t.Name, logFile, cmd)
 	if err != nil {
 		return nil, err
 	}
-	s := &server{process: p, target: t, url: fmt.Sprintf("https://127.0.0.1:%d", ports[0]), creds: creds}
+	s := &server{process: p, target: t, url: fmt.Sprintf("https://127.0.0.1:%d", port), creds: creds}
 	if s.http, err = newHTTPClient(creds.caPEM); err == nil {
 		s.client, err = kubernetes.NewForConfig(s.restConfig())
 	}

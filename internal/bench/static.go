@@ -1,0 +1,129 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// The static target is the physical floor of a watch list: a Go HTTP/2 server with TLS that writes, from memory, the
+// bytes that a real target sent. No server that uses Go's HTTP/2 and TLS can do with less processor time.
+
+// recording is one response that the static target must be able to give.
+type recording struct {
+	data   Dataset
+	format format
+}
+
+func (r recording) file(dir string) string {
+	return filepath.Join(dir, path.Base(r.data.Resource)+"."+string(r.format))
+}
+
+// recordedScenario is a scenario that can also be measured on the static target.
+type recordedScenario interface {
+	scenario
+	recordings(data map[string]Dataset) []recording
+}
+
+// record saves the watch list of one dataset as the server sends it.
+func (r recording) record(ctx context.Context, s *server, dir string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	run := &readerRun{job: readerJob{URL: s.url, Token: s.creds.token, Format: r.format}}
+	resp, err := run.open(ctx, s.http, r.data.Resource+watchListQuery)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	file, err := os.Create(r.file(dir))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	frames := newFrameReader(r.format, io.TeeReader(resp.Body, file), false)
+	for {
+		e, err := frames.next()
+		if err != nil {
+			return fmt.Errorf("record the watch list of %s: %w", r.data.Resource, err)
+		}
+		if e.initialEnd {
+			return file.Close()
+		}
+	}
+}
+
+// newStaticCommand is the hidden subcommand that the static target runs.
+func newStaticCommand() *cobra.Command {
+	var dir, cert, key string
+	var port int
+	cmd := &cobra.Command{
+		Use:    staticSubcommand,
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return serveStatic(cmd.Context(), dir, fmt.Sprintf("127.0.0.1:%d", port), cert, key)
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", "", "directory of the recordings")
+	cmd.Flags().StringVar(&cert, "tls-cert-file", "", "serving certificate")
+	cmd.Flags().StringVar(&key, "tls-private-key-file", "", "its key")
+	cmd.Flags().IntVar(&port, "port", 0, "port on loopback")
+	return cmd
+}
+
+func serveStatic(ctx context.Context, dir, address, cert, key string) error {
+	bodies := map[string][]byte{}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("recordings: %w", err)
+	}
+	for _, f := range files {
+		if bodies[f.Name()], err = os.ReadFile(filepath.Join(dir, f.Name())); err != nil {
+			return fmt.Errorf("recordings: %w", err)
+		}
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"gitVersion":"static"}`) })
+	mux.HandleFunc("GET /api/v1/{resource}", func(w http.ResponseWriter, req *http.Request) {
+		f := formatJSON
+		if strings.HasPrefix(req.Header.Get("Accept"), protobufType) {
+			f = formatProtobuf
+		}
+		body, ok := bodies[req.PathValue("resource")+"."+string(f)]
+		if !ok {
+			http.Error(w, "not recorded", http.StatusNotFound)
+			return
+		}
+		w.Header().Set("Content-Type", f.accept())
+		// In pieces of 64 KB, as a server would that has the data in many objects.
+		for len(body) > 0 {
+			n, err := w.Write(body[:min(len(body), 64<<10)])
+			if err != nil {
+				return
+			}
+			body = body[n:]
+		}
+		w.(http.Flusher).Flush()
+		<-req.Context().Done()
+	})
+	server := &http.Server{Addr: address, Handler: mux}
+	go func() {
+		<-ctx.Done()
+		_ = server.Close()
+	}()
+	if err := server.ListenAndServeTLS(cert, key); err != http.ErrServerClosed {
+		return fmt.Errorf("static target on %s: %w", address, err)
+	}
+	return nil
+}
