@@ -10,9 +10,8 @@ type Cursor[K comparable, E any] struct {
 	log   *Log[K, E]
 	chain *chain
 	key   *K // nil: all events
-	// pos is the lowest position not yet considered. log.first <= pos <= log.next, or
-	// the next Next tells ErrTrimmed if an event of this cursor's was among those lost.
-	// It is written under the log's read lock and read by others under the write lock.
+	// pos is the lowest position not yet considered: pos <= log.next. It is moved by
+	// Next under the log's read lock and by the log itself under its write lock.
 	pos uint64
 	// after is the revision that the reader started from: events up to it, which a
 	// reader that starts in the future will meet, are passed over.
@@ -23,7 +22,8 @@ type Cursor[K comparable, E any] struct {
 type Batch struct {
 	// N is how many events were read.
 	N int
-	// Complete is the revision up to which the reader has now been given everything.
+	// Complete is the revision up to which the reader has now been given everything. It
+	// may be below that of the last event read, if the next one has the same.
 	Complete uint64
 	// Wake is set when there was nothing (more) to read: it is closed when there may be.
 	Wake <-chan struct{}
@@ -40,26 +40,19 @@ func (c *Cursor[K, E]) Next(dst []E) (Batch, error) {
 	if l.closed {
 		return Batch{}, ErrClosed
 	}
-	if c.pos < c.chain.lost {
+	if c.trimmedLocked() {
 		return Batch{}, ErrTrimmed
 	}
 	var b Batch
-	for b.N < len(dst) {
-		seq, ok := c.nextLocked()
-		if !ok {
-			// Nothing of this cursor's is left before the end.
-			c.pos = l.next
-			break
-		}
-		r := l.at(seq)
+	seq, more := c.pendingLocked()
+	for ; more && b.N < len(dst); seq, more = c.pendingLocked() {
+		dst[b.N] = l.at(seq).event
+		b.N++
 		c.pos = seq + 1
-		b.Complete = r.rev
-		if r.rev > c.after {
-			dst[b.N] = r.event
-			b.N++
-		}
 	}
-	if _, more := c.nextLocked(); !more {
+	if more {
+		b.Complete = l.at(seq).rev - 1
+	} else {
 		c.pos = l.next
 		b.Complete = l.head
 		b.Wake = c.chain.wake
@@ -69,26 +62,34 @@ func (c *Cursor[K, E]) Next(dst []E) (Batch, error) {
 	return b, nil
 }
 
-// nextLocked returns the position of the next event at or after pos.
-func (c *Cursor[K, E]) nextLocked() (uint64, bool) {
-	if c.key == nil {
-		return c.pos, c.pos < c.log.next
-	}
-	seqs := c.chain.seqs
-	if n := len(seqs); n == 0 || seqs[n-1] < c.pos {
-		return 0, false
-	}
-	i := sort.Search(len(seqs), func(i int) bool { return seqs[i] >= c.pos })
-	return seqs[i], true
+// trimmedLocked tells whether an event is gone that this cursor had to read.
+func (c *Cursor[K, E]) trimmedLocked() bool {
+	return c.pos < c.chain.lost && c.chain.lostRev > c.after
 }
 
-// pendingLocked returns the position of the oldest event that this cursor still has
-// to read, or the log's end.
-func (c *Cursor[K, E]) pendingLocked() uint64 {
-	if seq, ok := c.nextLocked(); ok {
-		return seq
+// pendingLocked returns the position of the next event that this cursor has to read,
+// if there is one, and moves on to it.
+func (c *Cursor[K, E]) pendingLocked() (uint64, bool) {
+	l := c.log
+	// What is gone was not for this cursor, or Next has told.
+	c.pos = max(c.pos, l.first)
+	for c.pos < l.next {
+		seq := c.pos
+		if c.key != nil {
+			seqs := c.chain.seqs
+			i := sort.Search(len(seqs), func(i int) bool { return seqs[i] >= c.pos })
+			if i == len(seqs) {
+				return 0, false
+			}
+			seq = seqs[i]
+		}
+		c.pos = seq
+		if l.at(seq).rev > c.after {
+			return seq, true
+		}
+		c.pos++
 	}
-	return c.log.next
+	return 0, false
 }
 
 // Close ends the reader's claim on the log. The cursor must not be used again.

@@ -81,8 +81,11 @@ type chain struct {
 	seqs []uint64
 	// from is where this index begins: earlier events of the key may be in the log too.
 	from uint64
-	// lost is one past the last position of this key that has been trimmed.
-	lost uint64
+	// lost is one past the last position of this key that has been trimmed, and lostRev
+	// that event's revision. Revisions ascend, so a reader at pos < lost has lost an
+	// event exactly if it wants this one.
+	lost, lostRev uint64
+	// refs is the number of cursors on the chain. Not kept for Log.all.
 	refs int
 
 	wake chan struct{}
@@ -197,7 +200,12 @@ func (l *Log[K, E]) trimLocked(now time.Time) {
 func (l *Log[K, E]) neededLocked() uint64 {
 	needed := l.next
 	for c := range l.cursors {
-		needed = min(needed, c.pendingLocked())
+		if c.trimmedLocked() {
+			continue // its next read is an error, whatever is kept
+		}
+		if seq, ok := c.pendingLocked(); ok {
+			needed = min(needed, seq)
+		}
 	}
 	return needed
 }
@@ -213,7 +221,7 @@ func (l *Log[K, E]) dropFirstLocked() {
 			if len(c.seqs) > 0 && c.seqs[0] == l.first {
 				c.seqs = c.seqs[1:]
 			}
-			c.lost = l.first + 1
+			c.lost, c.lostRev = l.first+1, r.rev
 		})
 	}
 	l.bytes -= r.size
@@ -223,7 +231,7 @@ func (l *Log[K, E]) dropFirstLocked() {
 	}
 	*r = record[E]{}
 	l.first++
-	l.all.lost = l.first
+	l.all.lost, l.all.lostRev = l.first, l.floor
 	if n := len(l.ring); n > 64 && l.next-l.first <= uint64(n/4) {
 		l.resizeLocked(n / 2)
 	}
@@ -315,12 +323,14 @@ func (l *Log[K, E]) extendLocked(c *chain, key K, pos uint64) {
 		return
 	}
 	var earlier []uint64
-	for seq := pos; seq < c.from; seq++ {
-		hit := false
-		l.cfg.Keys(l.at(seq).event, func(k K) { hit = hit || k == key })
-		if hit {
+	seq := pos
+	yield := func(k K) {
+		if k == key && (len(earlier) == 0 || earlier[len(earlier)-1] != seq) {
 			earlier = append(earlier, seq)
 		}
+	}
+	for ; seq < c.from; seq++ {
+		l.cfg.Keys(l.at(seq).event, yield)
 	}
 	c.seqs = append(earlier, c.seqs...)
 	c.from = pos
