@@ -1,0 +1,162 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package eventlog
+
+import (
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// event is what the tests put in a log.
+type event struct {
+	name string
+	rev  uint64
+	size int64
+	keys []string
+}
+
+// start is when the tests' clocks start. The log only ever subtracts times.
+var start = time.Unix(1000, 0)
+
+// harness is a log with a clock that only the test moves, and what the log has told.
+type harness struct {
+	*Log[string, event]
+	now      time.Time
+	maxBytes int64
+	// trimmed are the events that have left the log, in order.
+	trimmed []event
+}
+
+// newHarness returns a log that is complete from rev on. The function bound may
+// change the bounds, which are otherwise out of reach.
+func newHarness(rev uint64, bound func(*Config[string, event])) *harness {
+	h := &harness{now: start, maxBytes: 1 << 40}
+	cfg := Config[string, event]{
+		MaxBytes:  func() int64 { return h.maxBytes },
+		MaxEvents: 1 << 30,
+		Window:    75 * time.Second,
+		Now:       func() time.Time { return h.now },
+		Keys: func(e event, yield func(string)) {
+			for _, k := range e.keys {
+				yield(k)
+			}
+		},
+		Trimmed: func(e event, size int64) {
+			if size != e.size {
+				panic("an event leaves the log with another size than it came with")
+			}
+			h.trimmed = append(h.trimmed, e)
+		},
+	}
+	if bound != nil {
+		bound(&cfg)
+	}
+	h.Log = New(rev, cfg)
+	return h
+}
+
+func (h *harness) append(e event) { h.Append(e.rev, e.size, e) }
+
+// check holds the log's invariants against its fields.
+func (h *harness) check(t *testing.T) {
+	t.Helper()
+	l := h.Log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := uint64(len(l.ring))
+	if n == 0 || n&(n-1) != 0 || l.first > l.next || l.next-l.first > n {
+		t.Fatalf("events [%d, %d) in a ring of %d", l.first, l.next, n)
+	}
+	if l.floor > l.head {
+		t.Fatalf("floor %d is above head %d", l.floor, l.head)
+	}
+	var bytes int64
+	last := l.floor
+	for seq := l.first; seq < l.next; seq++ {
+		r := l.at(seq)
+		if r.rev < last {
+			t.Fatalf("the event at %d has revision %d after %d", seq, r.rev, last)
+		}
+		last = r.rev
+		bytes += r.size
+	}
+	if last > l.head || bytes != l.bytes {
+		t.Fatalf("head is %d and %d bytes are booked, the events say %d and %d", l.head, l.bytes, last, bytes)
+	}
+	for i := range l.ring {
+		// A slot that holds no event must not keep one alive.
+		seq := l.first + (uint64(i)-l.first)&(n-1)
+		if seq >= l.next && l.ring[i].event.name != "" {
+			t.Fatalf("slot %d still holds %q, which has left the log", i, l.ring[i].event.name)
+		}
+	}
+	refs := map[string]int{}
+	for c := range l.cursors {
+		if c.pos > l.next {
+			t.Fatalf("a cursor stands at %d, beyond %d", c.pos, l.next)
+		}
+		if c.key != nil {
+			refs[*c.key]++
+			if l.chains[*c.key] != c.chain {
+				t.Fatalf("a cursor follows a chain of %q that is not the log's", *c.key)
+			}
+		}
+	}
+	for key, c := range l.chains {
+		if c.refs != refs[key] || c.refs == 0 {
+			t.Fatalf("the chain of %q counts %d readers and has %d", key, c.refs, refs[key])
+		}
+		var want []uint64
+		for seq := max(c.from, l.first); seq < l.next; seq++ {
+			for _, k := range l.at(seq).event.keys {
+				if k == key {
+					want = append(want, seq)
+					break
+				}
+			}
+		}
+		if len(want) != len(c.seqs) {
+			t.Fatalf("the chain of %q from %d holds %v, the log has %v", key, c.from, c.seqs, want)
+		}
+		for i := range want {
+			if want[i] != c.seqs[i] {
+				t.Fatalf("the chain of %q from %d holds %v, the log has %v", key, c.from, c.seqs, want)
+			}
+		}
+	}
+	if len(refs) != len(l.chains) {
+		t.Fatalf("%d chains are kept for %d keys that are followed", len(l.chains), len(refs))
+	}
+}
+
+// rung tells whether a wake-up has come.
+func rung(wake <-chan struct{}) bool {
+	select {
+	case <-wake:
+		return true
+	default:
+		return false
+	}
+}
+
+// random returns a source of random numbers. Its seed is printed, and taken from
+// WEIR_SEED to repeat a run.
+func random(t testing.TB) *rand.Rand {
+	seed := rand.Uint64()
+	if s := os.Getenv("WEIR_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatalf("WEIR_SEED=%q is not a number: %v", s, err)
+		}
+	}
+	t.Logf("WEIR_SEED=%d repeats this run", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
