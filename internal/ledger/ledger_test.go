@@ -1,0 +1,50 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package ledger_test
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/weir-project/weir/internal/ledger"
+)
+
+// TestPurposes holds the labels that dashboards see.
+func TestPurposes(t *testing.T) {
+	want := []string{"frames", "history", "derived", "streams"}
+	all := ledger.Purposes()
+	if len(all) != len(want) {
+		t.Fatalf("%d purposes, want %d", len(all), len(want))
+	}
+	for i, p := range all {
+		if p.String() != want[i] {
+			t.Errorf("purpose %d is %q, want %q", i, p, want[i])
+		}
+	}
+	if s := ledger.Purpose(len(want)).String(); s != "unknown" {
+		t.Errorf("a purpose that there is not is called %q", s)
+	}
+}
+
+// TestBalance books from many goroutines; each purpose has its own counter.
+func TestBalance(t *testing.T) {
+	var l ledger.Ledger
+	var all sync.WaitGroup
+	for _, p := range ledger.Purposes() {
+		for range 4 {
+			all.Go(func() {
+				for n := range int64(1000) {
+					l.Add(p, n)
+					l.Add(p, -n+int64(p))
+				}
+			})
+		}
+	}
+	all.Wait()
+	for _, p := range ledger.Purposes() {
+		if got, want := l.Bytes(p), 4000*int64(p); got != want {
+			t.Errorf("%v: %d bytes, want %d", p, got, want)
+		}
+	}
+}
