@@ -14,3 +14,6 @@ func dieWithParent(cmd *exec.Cmd) {
 	// order (the server before its etcd).
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 }
+
+// thisProgram is the path of the running executable: of this very one, also when a new build has replaced its file.
+func thisProgram() (string, error) { return "/proc/self/exe", nil }

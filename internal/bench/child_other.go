@@ -5,6 +5,11 @@
 
 package bench
 
-import "os/exec"
+import (
+	"os"
+	"os/exec"
+)
 
 func dieWithParent(*exec.Cmd) {}
+
+func thisProgram() (string, error) { return os.Executable() }

@@ -4,6 +4,7 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -40,7 +41,16 @@ Everything is on loopback, in a work directory that is removed in the end unless
 	}
 	o.addFlags(cmd.PersistentFlags())
 	cmd.AddCommand(
-		newStartCommand(o), newWatchlistCommand(o), newWatchersCommand(o), newFanoutCommand(o), newWritesCommand(o),
+		newStartCommand(o),
+		newReadCommand(o, "watchlist", "b", []string{verbWatchList}, []int{16}, "Watch lists of one dataset, many at once",
+			"Modelled on the synthetic test of KEP-3157 (API Streaming), with readers that only drain."),
+		newReadCommand(o, "list", "b", []string{verbList}, []int{16}, "Lists of one dataset at resourceVersion=0, many at once",
+			"Modelled on informers of old clients that all start at once."),
+		newReadCommand(o, "configmaps", "c", []string{verbList}, []int{1, 4, 16}, "Lists of 10,000 ConfigMaps of 100 KB at resourceVersion=0",
+			"Modelled on the test of streaming list encoding (KEP-5116): one large collection, several lists at once."),
+		newReadCommand(o, "crs", "d", []string{verbList, verbWatchList}, []int{16}, "Lists and watch lists of 20,000 custom resources in two served versions",
+			"Modelled on a policy or a service mesh controller's resources in a large cluster."),
+		newStormCommand(o), newWatchersCommand(o), newFanoutCommand(o), newWritesCommand(o),
 		newInformersScenario(o, "synthetic", "a"), newInformersScenario(o, "pods", "b"),
 		newSuiteCommand(o), newEtcdCommand(), newReadersCommand(), newInformersCommand(), newStaticCommand(),
 	)
@@ -48,7 +58,7 @@ Everything is on loopback, in a work directory that is removed in the end unless
 }
 
 func (o *Options) addFlags(fs *pflag.FlagSet) {
-	fs.StringSliceVar(&o.Targets, "target", nil, "what to measure: weir, weir-off (weir's own gates off) stock (upstream's kube-apiserver) or static (the floor: a bare HTTP/2 server that sends the bytes of another target; scenario watchlist only)")
+	fs.StringSliceVar(&o.Targets, "target", nil, "what to measure: weir, weir-off (weir's own gates off) stock (upstream's kube-apiserver) or static (the floor: a bare HTTP/2 server that sends the bytes of another target; scenarios that read a collection only)")
 	fs.StringSliceVar(&o.Targets, "compare", nil, "several targets, separated by commas; ratios are to the first")
 	fs.StringVar(&o.StockBinary, "stock-binary", "", "path of an upstream kube-apiserver, for target stock")
 	self, _ := os.Executable() // empty: the flag is then needed, and said to be
@@ -59,8 +69,11 @@ func (o *Options) addFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&o.Secrets, "secrets", 400, "dataset a: number of Secrets")
 	fs.IntVar(&o.SecretBytes, "secret-bytes", 1_000_000, "dataset a: random bytes in each; at most 1 MiB")
 	fs.IntVar(&o.Pods, "pods", 30_000, "dataset b: number of Pods, of about 7.5 KB each")
+	fs.IntVar(&o.ConfigMaps, "configmaps", 10_000, "dataset c: number of ConfigMaps")
+	fs.IntVar(&o.ConfigMapBytes, "configmap-bytes", 100_000, "dataset c: bytes in each")
+	fs.IntVar(&o.CustomResources, "custom-resources", 20_000, "dataset d: number of custom resources, of about 1.75 KB of JSON each")
 	fs.IntVar(&o.LoadWriters, "load-writers", 16, "clients that load data in parallel")
-	fs.StringSliceVar(&o.ExtraData, "data", nil, "datasets to load beside those that the scenario reads: a, b")
+	fs.StringSliceVar(&o.ExtraData, "data", nil, "datasets to load beside those that the scenario reads: a, b, c, d")
 	fs.IntVar(&o.Rounds, "rounds", 0, "how often to measure each target; several take turns A B B A (default: as the scenario says)")
 	fs.BoolVar(&o.Gobench, "gobench", false, "print lines that benchstat reads (benchstat -col /target) in place of the table")
 	fs.StringVar(&o.PprofDir, "pprof", "", "save processor and heap profiles of every phase into this directory; costs the server some processor time")
@@ -79,7 +92,7 @@ func scenarioCommand(o *Options, use, short, modelled string, scenarios func() (
 			if err != nil {
 				return err
 			}
-			path, err := os.Executable()
+			path, err := thisProgram()
 			if err != nil {
 				return fmt.Errorf("find this program, to start it again for etcd and clients: %w", err)
 			}
@@ -99,24 +112,47 @@ func newStartCommand(o *Options) *cobra.Command {
 	return cmd
 }
 
-func newWatchlistCommand(o *Options) *cobra.Command {
-	sc := &watchlistScenario{}
-	cmd := scenarioCommand(o, "watchlist", "Watch lists of one dataset, many at once",
-		"Modelled on the synthetic test of KEP-3157 (API Streaming), with readers that only drain.",
-		func() ([]scenario, error) {
-			if !slices.Contains([]string{"a", "b"}, sc.Dataset) {
-				return nil, fmt.Errorf("--dataset %q: there are a and b", sc.Dataset)
-			}
-			if sc.Again < 1 || slices.ContainsFunc(sc.Streams, func(n int) bool { return n < 1 }) {
-				return nil, fmt.Errorf("--streams and --again must be at least 1")
-			}
-			return []scenario{sc}, positive("per-connection", sc.PerConnection)
-		})
-	cmd.Flags().StringVar(&sc.Dataset, "dataset", "b", "a (Secrets of 1 MB) or b (Pods)")
+// newReadCommand makes one of the scenarios that read a collection. dataset is the one it reads unless the user says
+// another.
+func newReadCommand(o *Options, name, dataset string, verbs []string, streams []int, short, modelled string) *cobra.Command {
+	sc := &readScenario{command: name, Verbs: verbs}
+	cmd := scenarioCommand(o, name, short, modelled, func() ([]scenario, error) {
+		if !slices.Contains([]string{"a", "b", "c", "d"}, sc.Dataset) {
+			return nil, fmt.Errorf("--dataset %q: there are a, b, c and d", sc.Dataset)
+		}
+		if sc.Dataset == "d" && sc.Format != formatJSON {
+			return nil, errors.New("dataset d, custom resources, is served in JSON only: say --format json")
+		}
+		if sc.Again < 1 || slices.ContainsFunc(sc.Streams, func(n int) bool { return n < 1 }) {
+			return nil, errors.New("--streams and --again must be at least 1")
+		}
+		return []scenario{sc}, positive("per-connection", sc.PerConnection)
+	})
+	cmd.Flags().StringVar(&sc.Dataset, "dataset", dataset, "a (Secrets of 1 MB), b (Pods), c (ConfigMaps of 100 KB) or d (custom resources)")
 	addFormat(cmd.Flags(), &sc.Format)
-	cmd.Flags().IntSliceVar(&sc.Streams, "streams", []int{16}, "concurrent watch lists; several numbers are measured one after the other on one server")
-	cmd.Flags().IntVar(&sc.PerConnection, "per-connection", 1, "streams that share an HTTP/2 connection")
+	if dataset == "d" {
+		sc.Format = formatJSON
+		cmd.Flag("format").DefValue = string(formatJSON)
+	}
+	cmd.Flags().IntSliceVar(&sc.Streams, "streams", streams, "concurrent requests; several numbers are measured one after the other on one server")
+	cmd.Flags().IntVar(&sc.PerConnection, "per-connection", 1, "requests that share an HTTP/2 connection")
 	cmd.Flags().IntVar(&sc.Again, "again", 1, "how often to measure each on the same server")
+	return cmd
+}
+
+func newStormCommand(o *Options) *cobra.Command {
+	sc := &stormScenario{}
+	cmd := scenarioCommand(o, "storm", "Everybody reconnects at once while the server starts",
+		"Modelled on the recovery from an outage of the API Streaming blog post: clients try each second until they have\neverything. The phase begins with the server's start.",
+		func() ([]scenario, error) {
+			if sc.Dataset == "d" && sc.Format != formatJSON {
+				return nil, errors.New("dataset d, custom resources, is served in JSON only: say --format json")
+			}
+			return []scenario{sc}, positive("streams", sc.Streams)
+		})
+	cmd.Flags().StringVar(&sc.Dataset, "dataset", "b", "a (Secrets of 1 MB), b (Pods), c (ConfigMaps of 100 KB) or d (custom resources)")
+	addFormat(cmd.Flags(), &sc.Format)
+	cmd.Flags().IntVar(&sc.Streams, "streams", 64, "clients, each with a connection of its own")
 	return cmd
 }
 
@@ -129,7 +165,7 @@ func newInformersScenario(o *Options, name, dataset string) *cobra.Command {
 	}
 	cmd := scenarioCommand(o, name, short, modelled, func() ([]scenario, error) {
 		if slices.ContainsFunc(sc.Informers, func(n int) bool { return n < 1 }) {
-			return nil, fmt.Errorf("--informers: each must be at least 1")
+			return nil, errors.New("--informers: each must be at least 1")
 		}
 		return []scenario{sc}, nil
 	})
@@ -203,8 +239,7 @@ func newSuiteCommand(o *Options) *cobra.Command {
 			list := []scenario{&startScenario{Settle: settle}}
 			for _, data := range []string{"b", "a"} {
 				list = append(list,
-					&watchlistScenario{Dataset: data, Format: formatProtobuf, Streams: []int{16, 64}, PerConnection: 1, Again: 1},
-					&watchlistScenario{Dataset: data, Format: formatJSON, Streams: []int{16}, PerConnection: 1, Again: 1})
+					watchLists(data, formatProtobuf, 16, 64), watchLists(data, formatJSON, 16))
 			}
 			return append(list,
 				&watchersScenario{Count: 5000, PerConnection: 100, Format: formatProtobuf, Scope: scopeNamespace, Data: both},
@@ -215,6 +250,10 @@ func newSuiteCommand(o *Options) *cobra.Command {
 		})
 	cmd.Flags().DurationVar(&settle, "settle", settle, "start: how long to wait, once the server is idle, before memory is read")
 	return cmd
+}
+
+func watchLists(dataset string, f format, streams ...int) *readScenario {
+	return &readScenario{command: verbWatchList, Dataset: dataset, Verbs: []string{verbWatchList}, Format: f, Streams: streams, PerConnection: 1, Again: 1}
 }
 
 func positive(name string, v int) error {

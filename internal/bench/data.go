@@ -29,12 +29,15 @@ const (
 
 // Dataset is a set of objects to load once and to read by every target.
 type Dataset struct {
-	Name       string `json:"name"`
-	Resource   string `json:"resource"` // path of the collection, all namespaces
-	Objects    int    `json:"objects"`
-	ObjectSize int    `json:"objectSize,omitempty"` // bytes of payload, where it is a parameter
+	Name string `json:"name"`
+	// Resources are the paths of the collection: one for each served version.
+	Resources  []string `json:"resources"`
+	Objects    int      `json:"objects"`
+	ObjectSize int      `json:"objectSize,omitempty"` // bytes of payload, where it is a parameter
 	namespaces int
 
+	// prepare, when not nil, is called before the first create.
+	prepare func(ctx context.Context, client kubernetes.Interface) error
 	// create makes object i in a namespace.
 	create func(ctx context.Context, client kubernetes.Interface, namespace string, i int) error
 }
@@ -42,7 +45,7 @@ type Dataset struct {
 // secretsData is "A": few large objects, as in the test that the API Streaming work was argued with.
 func secretsData(objects, size int) Dataset {
 	return Dataset{
-		Name: "a", Resource: "/api/v1/secrets", Objects: objects, ObjectSize: size, namespaces: 1,
+		Name: "a", Resources: []string{"/api/v1/secrets"}, Objects: objects, ObjectSize: size, namespaces: 1,
 		create: func(ctx context.Context, client kubernetes.Interface, namespace string, i int) error {
 			_, err := client.CoreV1().Secrets(namespace).Create(ctx, &corev1.Secret{
 				ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("secret-%05d", i), Labels: map[string]string{"app": "weir-bench"}},
@@ -57,8 +60,21 @@ func secretsData(objects, size int) Dataset {
 // podsData is "B": many realistic Pods, over 60 namespaces and 1,000 nodes.
 func podsData(objects int) Dataset {
 	return Dataset{
-		Name: "b", Resource: "/api/v1/pods", Objects: objects, namespaces: 60,
+		Name: "b", Resources: []string{"/api/v1/pods"}, Objects: objects, namespaces: 60,
 		create: createPod,
+	}
+}
+
+// configMapsData is "c": many objects of middling size. They are read in their one namespace: servers keep ConfigMaps of
+// their own elsewhere.
+func configMapsData(objects, size int) Dataset {
+	return Dataset{
+		Name: "c", Resources: []string{"/api/v1/namespaces/" + dataNamespace("c", 0) + "/configmaps"},
+		Objects: objects, ObjectSize: size, namespaces: 1,
+		create: func(ctx context.Context, client kubernetes.Interface, namespace string, i int) error {
+			_, err := client.CoreV1().ConfigMaps(namespace).Create(ctx, newConfigMap("config", i, 0, size), metav1.CreateOptions{FieldManager: "weir-bench"})
+			return err
+		},
 	}
 }
 
@@ -67,8 +83,10 @@ func (d Dataset) spec() string {
 	return fmt.Sprintf("v1 %s objects=%d size=%d namespaces=%d", d.Name, d.Objects, d.ObjectSize, d.namespaces)
 }
 
-func (d Dataset) namespace(i int) string {
-	return fmt.Sprintf("%sdata-%s-%02d", namespacePrefix, d.Name, i)
+func (d Dataset) namespace(i int) string { return dataNamespace(d.Name, i) }
+
+func dataNamespace(dataset string, i int) string {
+	return fmt.Sprintf("%sdata-%s-%02d", namespacePrefix, dataset, i)
 }
 
 // load creates the dataset unless an earlier run already did. It reports whether it wrote anything.
@@ -90,6 +108,11 @@ func (d Dataset) load(ctx context.Context, client kubernetes.Interface, writers 
 		}
 	}
 	say("loading dataset %s: %d objects", d.Name, d.Objects)
+	if d.prepare != nil {
+		if err := d.prepare(ctx, client); err != nil {
+			return true, fmt.Errorf("dataset %s: %w", d.Name, err)
+		}
+	}
 	err := inParallel(ctx, writers, d.Objects, func(ctx context.Context, _, i int) error {
 		err := d.create(ctx, client, d.namespace(i%d.namespaces), i)
 		if apierrors.IsAlreadyExists(err) { // an interrupted run made it

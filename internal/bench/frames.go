@@ -32,6 +32,13 @@ const (
 	formatJSON     format = "json"
 )
 
+func (f format) mediaType() string {
+	if f == formatJSON {
+		return jsonType
+	}
+	return protobufType
+}
+
 // accept is the media type to ask for on a watch.
 func (f format) accept() string {
 	if f == formatJSON {

@@ -22,13 +22,9 @@ import (
 // upstreamStream is a watch response as upstream's own encoders write it.
 func upstreamStream(t *testing.T, f format, events []watch.Event) []byte {
 	t.Helper()
-	mediaType := protobufType
-	if f == formatJSON {
-		mediaType = jsonType
-	}
-	info, ok := runtime.SerializerInfoForMediaType(scheme.Codecs.SupportedMediaTypes(), mediaType)
+	info, ok := runtime.SerializerInfoForMediaType(scheme.Codecs.SupportedMediaTypes(), f.mediaType())
 	if !ok {
-		t.Fatalf("no serializer for %s", mediaType)
+		t.Fatalf("no serializer for %s", f)
 	}
 	objects := scheme.Codecs.EncoderForVersion(info.Serializer, corev1.SchemeGroupVersion)
 	frames := scheme.Codecs.EncoderForVersion(info.StreamSerializer.Serializer, corev1.SchemeGroupVersion)

@@ -109,10 +109,7 @@ func serveInformers(ctx context.Context, stdin io.Reader, stdout io.Writer) erro
 // informer makes a client-go informer with a client, and so a connection, of its own. What objects hold is dropped as
 // soon as it is decoded: 64 informers of 400 MB each would not fit on the machine that is measured.
 func (job *informerJob) informer(received *atomic.Int64) (cache.SharedIndexInformer, error) {
-	mediaType := protobufType
-	if job.Format == formatJSON {
-		mediaType = jsonType
-	}
+	mediaType := job.Format.mediaType()
 	dialer := &net.Dialer{}
 	client, err := kubernetes.NewForConfig(&rest.Config{
 		Host: job.URL, BearerToken: job.Token, TLSClientConfig: rest.TLSClientConfig{CAData: job.CA},

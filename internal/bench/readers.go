@@ -5,12 +5,15 @@ package bench
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -33,8 +36,16 @@ type readerJob struct {
 
 	// Until says when a stream is through.
 	Until readUntil `json:"until"`
-	// Expect is the number of initial objects (untilSynced) or of live events (untilCount) that every stream must see.
+	// Expect is the number of initial objects (untilSynced), of live events (untilCount) or of list items (untilBody) that
+	// every stream must see.
 	Expect int64 `json:"expect"`
+	// AtOnce is how many streams may be on their way to being open at the same time; 0 for all.
+	AtOnce int `json:"atOnce,omitempty"`
+	// Initial says that the streams are watch lists, which count as open when their initial events have ended.
+	Initial bool `json:"initial,omitempty"`
+	// Insist has a stream try again, each second, when nobody listens or the server answers with an error: the server is
+	// about to start.
+	Insist bool `json:"insist,omitempty"`
 }
 
 type readUntil string
@@ -45,6 +56,8 @@ const (
 	// untilCount: Expect live events, each with a higher resourceVersion than the one before. The child says "open"
 	// when all streams are answered.
 	untilCount readUntil = "count"
+	// untilBody: the end of the response, which is a list, not a watch.
+	untilBody readUntil = "body"
 	// untilEnd: the end of the child's input. The child says "open" when all streams are answered.
 	untilEnd readUntil = "end"
 )
@@ -110,7 +123,7 @@ func serveReaders(ctx context.Context, stdin io.Reader, stdout io.Writer) error 
 		close(ended)
 		cancel()
 	}()
-	if job.Until == untilSynced {
+	if job.Until == untilSynced || job.Until == untilBody {
 		return out.Encode(run.drain(ctx, nil))
 	}
 	return out.Encode(run.drain(ctx, func() { _ = out.Encode(readerReport{Stage: stageOpen}) }))
@@ -143,6 +156,7 @@ func (r *readerRun) drain(ctx context.Context, opened func()) readerReport {
 	began := time.Now()
 	var open, all sync.WaitGroup
 	open.Add(r.job.Streams)
+	opening := make(chan struct{}, cmp.Or(r.job.AtOnce, r.job.Streams))
 	// The first stream of a connection goes ahead: otherwise every stream would dial, and all but one connection be
 	// thrown away.
 	for c, client := range r.clients {
@@ -154,10 +168,12 @@ func (r *readerRun) drain(ctx context.Context, opened func()) readerReport {
 				if !leads {
 					<-first
 				}
+				opening <- struct{}{}
 				answered := sync.OnceFunc(func() {
 					if leads {
 						firstOnce()
 					}
+					<-opening
 					open.Done()
 				})
 				err := r.stream(ctx, client, r.job.Paths[i%len(r.job.Paths)], answered)
@@ -189,14 +205,41 @@ func (r *readerRun) note(stream int, took time.Duration, err error) {
 	}
 }
 
-// stream reads one watch to its end. answered is called when the response's header is there.
+// errTryAgain is the server's word that it cannot give initial events yet, for want of news from etcd.
+var errTryAgain = errors.New("the server's cache is not new enough")
+
+// stream reads one watch or list to its end. answered is called when it counts as open.
 func (r *readerRun) stream(ctx context.Context, client *http.Client, path string, answered func()) error {
+	for {
+		err := r.streamOnce(ctx, client, path, answered)
+		if !errors.Is(err, errTryAgain) {
+			return err
+		}
+		r.retries.Add(1) // as client-go does
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *readerRun) streamOnce(ctx context.Context, client *http.Client, path string, answered func()) error {
 	resp, err := r.open(ctx, client, path)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	answered()
+	if !r.job.Initial {
+		answered()
+	}
+	if r.job.Until == untilBody {
+		items, size, err := countList(r.job.Format, resp.Body)
+		r.bytes.Add(size)
+		r.events.Add(items)
+		if err == nil && items != r.job.Expect {
+			err = fmt.Errorf("%d items, want %d", items, r.job.Expect)
+		}
+		return err
+	}
 	frames := newFrameReader(r.job.Format, resp.Body, r.job.Until == untilCount)
 	var count int64
 	var last uint64
@@ -214,8 +257,14 @@ func (r *readerRun) stream(ctx context.Context, client *http.Client, path string
 		r.bytes.Add(e.bytes)
 		switch e.kind {
 		case kindError:
-			return fmt.Errorf("after %d events: the server sent an error: %q", count, e.detail)
+			if count == 0 && bytes.Contains(e.detail, []byte("ResourceVersionTooLarge")) {
+				return errTryAgain
+			}
+			return fmt.Errorf("after %d events: the server sent an error: %s", count, readable(e.detail))
 		case kindBookmark:
+			if e.initialEnd {
+				answered()
+			}
 			if r.job.Until == untilSynced && e.initialEnd {
 				if count != r.job.Expect {
 					return fmt.Errorf("%d initial objects, want %d", count, r.job.Expect)
@@ -245,30 +294,44 @@ func (r *readerRun) stream(ctx context.Context, client *http.Client, path string
 // open sends the request, and again when the server is too busy, as client-go would.
 func (r *readerRun) open(ctx context.Context, client *http.Client, path string) (*http.Response, error) {
 	const attempts = 60
+	accept := r.job.Format.accept()
+	if r.job.Until == untilBody {
+		accept = r.job.Format.mediaType()
+	}
 	for attempt := 1; ; attempt++ {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.job.URL+path, nil)
 		if err != nil {
 			return nil, err
 		}
-		req.Header.Set("Accept", r.job.Format.accept())
+		req.Header.Set("Accept", accept)
 		req.Header.Set("Authorization", "Bearer "+r.job.Token)
 		req.Header.Set("User-Agent", "weir-bench-reader")
 		resp, err := client.Do(req)
-		if err != nil {
-			return nil, err
-		}
-		if resp.StatusCode == http.StatusOK {
+		if err == nil && resp.StatusCode == http.StatusOK {
 			return resp, nil
 		}
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		_ = resp.Body.Close()
-		after, err := strconv.Atoi(resp.Header.Get("Retry-After"))
-		if resp.StatusCode != http.StatusTooManyRequests || err != nil || attempt == attempts {
-			return nil, fmt.Errorf("GET %s: %s: %s", path, resp.Status, firstLine(body))
+		wait, again := time.Second, r.job.Insist
+		if err == nil {
+			body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+			_ = resp.Body.Close()
+			err = fmt.Errorf("GET %s: %s: %s", path, resp.Status, firstLine(body))
+			if after, bad := strconv.Atoi(resp.Header.Get("Retry-After")); bad == nil && resp.StatusCode == http.StatusTooManyRequests {
+				wait, again = time.Duration(after)*time.Second, again || attempt < attempts
+			}
+		}
+		if !again || ctx.Err() != nil {
+			return nil, err
 		}
 		r.retries.Add(1)
-		if err := pause(ctx, time.Duration(after)*time.Second); err != nil {
+		if err := pause(ctx, wait); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// readable gives the text in an encoded event.
+func readable(detail []byte) string {
+	words := bytes.FieldsFunc(detail, func(r rune) bool { return r < ' ' || r > '~' })
+	words = slices.DeleteFunc(words, func(w []byte) bool { return len(w) < 4 })
+	return firstLine(bytes.Join(words, []byte(" ")))
 }

@@ -25,7 +25,10 @@ type Options struct {
 	WorkDir string // data, keys and logs; empty for a temporary one that is removed
 	OutDir  string // for results.json
 
-	Secrets, SecretBytes, Pods int
+	Secrets, SecretBytes       int // dataset a
+	Pods                       int // dataset b
+	ConfigMaps, ConfigMapBytes int // dataset c
+	CustomResources            int // dataset d
 	LoadWriters                int
 	ExtraData                  []string // datasets to load beside those that the scenario reads
 	Rounds                     int      // 0: as the scenario says
@@ -174,6 +177,8 @@ func (b *bench) load(ctx context.Context, scenarios []scenario) error {
 	b.data = map[string]Dataset{
 		"a": secretsData(b.opts.Secrets, b.opts.SecretBytes),
 		"b": podsData(b.opts.Pods),
+		"c": configMapsData(b.opts.ConfigMaps, b.opts.ConfigMapBytes),
+		"d": customResourcesData(b.opts.CustomResources),
 	}
 	names := slices.Clone(b.opts.ExtraData)
 	for _, s := range scenarios {
@@ -202,7 +207,7 @@ func (b *bench) load(ctx context.Context, scenarios []scenario) error {
 	for _, name := range names {
 		d, ok := b.data[name]
 		if !ok {
-			return fmt.Errorf("dataset %q: unknown; there are a and b", name)
+			return fmt.Errorf("dataset %q: unknown; there are a, b, c and d", name)
 		}
 		began := time.Now()
 		did, err := d.load(loadCtx, srv.client, b.opts.LoadWriters, b.say)

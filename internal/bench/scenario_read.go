@@ -43,69 +43,135 @@ func (sc *startScenario) run(ctx context.Context, s *session) error {
 	return nil
 }
 
-// watchlistScenario: many clients ask for the same initial events at once.
-type watchlistScenario struct {
-	Dataset       string `json:"dataset"`
-	Format        format `json:"format"`
-	Streams       []int  `json:"streams"`
-	PerConnection int    `json:"perConnection"`
-	Again         int    `json:"again"` // how often each is measured on the same server
+// readScenario: many clients ask for the same collection at once, as lists, as watch lists, or as one after the other.
+type readScenario struct {
+	command       string
+	Dataset       string   `json:"dataset"`
+	Verbs         []string `json:"verbs"` // verbList, verbWatchList
+	Format        format   `json:"format"`
+	Streams       []int    `json:"streams"` // a dataset served in several versions has its streams spread over them
+	PerConnection int      `json:"perConnection"`
+	Again         int      `json:"again"` // how often each is measured on the same server
 }
 
-func (*watchlistScenario) name() string { return "watchlist" }
-func (sc *watchlistScenario) label() string {
-	return "watchlist-" + sc.Dataset + "-" + string(sc.Format)
+const (
+	verbList      = "list"
+	verbWatchList = "watchlist"
+
+	watchListQuery = "?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=3600"
+	// listQuery lets the server answer from its cache without asking etcd first.
+	listQuery = "?resourceVersion=0"
+)
+
+func (sc *readScenario) name() string       { return sc.command }
+func (sc *readScenario) datasets() []string { return []string{sc.Dataset} }
+func (sc *readScenario) rounds() int        { return 1 }
+func (sc *readScenario) label() string {
+	return sc.command + "-" + sc.Dataset + "-" + string(sc.Format)
 }
-func (sc *watchlistScenario) datasets() []string { return []string{sc.Dataset} }
-func (*watchlistScenario) rounds() int           { return 1 }
 
-func (sc *watchlistScenario) recordings(data map[string]Dataset) []recording {
-	return []recording{{data: data[sc.Dataset], format: sc.Format}}
+func (sc *readScenario) recordings(data map[string]Dataset) []recording {
+	var list []recording
+	for _, verb := range sc.Verbs {
+		query, until := readRequest(verb)
+		for _, path := range data[sc.Dataset].Resources {
+			list = append(list, recording{path: path + query, format: sc.Format, until: until})
+		}
+	}
+	return list
 }
 
-const watchListQuery = "?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=3600"
+// readRequest gives a verb's query and when its response is complete.
+func readRequest(verb string) (query string, until readUntil) {
+	if verb == verbList {
+		return listQuery, untilBody
+	}
+	return watchListQuery, untilSynced
+}
 
-func (sc *watchlistScenario) run(ctx context.Context, s *session) error {
+func (sc *readScenario) run(ctx context.Context, s *session) error {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	data := s.data[sc.Dataset]
-	for _, streams := range sc.Streams {
-		for again := range sc.Again {
-			name := fmt.Sprintf("watchlist %s %s x%d", sc.Dataset, sc.Format, streams)
-			if again > 0 {
-				name += fmt.Sprintf(" again %d", again)
-			}
-			if err := sc.once(ctx, s, data, streams, name); err != nil {
-				return err
+	for _, verb := range sc.Verbs {
+		for _, streams := range sc.Streams {
+			for again := range sc.Again {
+				name := fmt.Sprintf("%s %s %s x%d", verb, sc.Dataset, sc.Format, streams)
+				if again > 0 {
+					name += fmt.Sprintf(" again %d", again)
+				}
+				if err := sc.once(ctx, s, verb, streams, name); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	return nil
 }
 
-func (sc *watchlistScenario) once(ctx context.Context, s *session, data Dataset, streams int, name string) error {
+func (sc *readScenario) once(ctx context.Context, s *session, verb string, streams int, name string) error {
+	data := s.data[sc.Dataset]
+	query, until := readRequest(verb)
 	readers, err := s.startReaders(ctx, readerJob{
-		Paths: []string{data.Resource + watchListQuery}, Format: sc.Format, Streams: streams,
-		PerConnection: sc.PerConnection, Until: untilSynced, Expect: int64(data.Objects),
+		Paths: pathsOf(data, query), Format: sc.Format, Streams: streams,
+		PerConnection: sc.PerConnection, Until: until, Expect: int64(data.Objects),
 	})
 	if err != nil {
 		return err
 	}
 	defer endReaders(readers)
-	_, err = s.phase(ctx, name, func(ctx context.Context, p *Phase) error {
-		if err := readers.say("go"); err != nil {
-			return err
-		}
-		report, err := hearStage(ctx, readers, stageDone)
-		if err != nil {
-			return err
-		}
-		p.Figures["received MB"] = float64(report.Bytes) / 1e6
-		p.Figures["retries"] = float64(report.Retries)
-		p.Figures["synced median s"] = median(report.Seconds)
-		p.Figures["synced last s"] = quantile(report.Seconds, 1)
-		return nil
+	_, err = s.phase(ctx, name, func(ctx context.Context, p *Phase) error { return drain(ctx, readers, p) })
+	return err
+}
+
+func pathsOf(data Dataset, query string) []string {
+	paths := make([]string, len(data.Resources))
+	for i, resource := range data.Resources {
+		paths[i] = resource + query
+	}
+	return paths
+}
+
+// drain has the readers go and waits until all are through.
+func drain(ctx context.Context, readers *dialogue, p *Phase) error {
+	if err := readers.say("go"); err != nil {
+		return err
+	}
+	report, err := hearStage(ctx, readers, stageDone)
+	if err != nil {
+		return err
+	}
+	p.Figures["received MB"] = float64(report.Bytes) / 1e6
+	p.Figures["retries"] = float64(report.Retries)
+	p.Figures["synced median s"] = median(report.Seconds)
+	p.Figures["synced last s"] = quantile(report.Seconds, 1)
+	return nil
+}
+
+// stormScenario: the server comes back, and everybody wants everything at once.
+type stormScenario struct {
+	Dataset string `json:"dataset"`
+	Format  format `json:"format"`
+	Streams int    `json:"streams"`
+}
+
+func (*stormScenario) name() string          { return "storm" }
+func (sc *stormScenario) label() string      { return "storm-" + sc.Dataset + "-" + string(sc.Format) }
+func (sc *stormScenario) datasets() []string { return []string{sc.Dataset} }
+func (*stormScenario) rounds() int           { return 1 }
+
+func (sc *stormScenario) run(ctx context.Context, s *session) error {
+	// The server was started a moment ago: the readers knock on its closed door, as everybody does after an outage.
+	data := s.data[sc.Dataset]
+	readers, err := s.startReaders(ctx, readerJob{
+		Paths: pathsOf(data, watchListQuery), Format: sc.Format, Streams: sc.Streams, PerConnection: 1,
+		Until: untilSynced, Expect: int64(data.Objects), Insist: true,
 	})
+	if err != nil {
+		return err
+	}
+	defer endReaders(readers)
+	_, err = s.measure(ctx, fmt.Sprintf("storm %s %s x%d", sc.Dataset, sc.Format, sc.Streams), true,
+		func(ctx context.Context, p *Phase) error { return drain(ctx, readers, p) })
 	return err
 }

@@ -25,6 +25,7 @@ const (
 
 	watchersNamespace = namespacePrefix + "watchers"
 	watchersPods      = 3
+	watchersAtOnce    = 16
 )
 
 func (*watchersScenario) name() string          { return "watchers" }
@@ -55,6 +56,8 @@ func (sc *watchersScenario) run(ctx context.Context, s *session) error {
 	}
 	readers, err := s.startReaders(ctx, readerJob{
 		Paths: []string{path}, Format: sc.Format, Streams: sc.Count, PerConnection: sc.PerConnection, Until: untilEnd,
+		// A few at a time: what a crowd costs while it arrives is another scenario's question.
+		AtOnce: watchersAtOnce, Initial: sc.Scope == scopeNamespace,
 	})
 	if err != nil {
 		return err

@@ -9,24 +9,29 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 )
 
-// The static target is the physical floor of a watch list: a Go HTTP/2 server with TLS that writes, from memory, the
+// The static target is the physical floor of lists and watch lists: a Go HTTP/2 server with TLS that writes, from memory, the
 // bytes that a real target sent. No server that uses Go's HTTP/2 and TLS can do with less processor time.
 
 // recording is one response that the static target must be able to give.
 type recording struct {
-	data   Dataset
+	path   string // of the request, with its query
 	format format
+	until  readUntil // untilSynced for a watch list, untilBody for a list
 }
 
-func (r recording) file(dir string) string {
-	return filepath.Join(dir, path.Base(r.data.Resource)+"."+string(r.format))
+// recordingFile names a recording: the request's path says which.
+func recordingFile(urlPath string, f format, watch bool) string {
+	verb := "list"
+	if watch {
+		verb = "watch"
+	}
+	return strings.ReplaceAll(strings.Trim(urlPath, "/"), "/", "_") + "." + verb + "." + string(f)
 }
 
 // recordedScenario is a scenario that can also be measured on the static target.
@@ -35,26 +40,32 @@ type recordedScenario interface {
 	recordings(data map[string]Dataset) []recording
 }
 
-// record saves the watch list of one dataset as the server sends it.
+// record saves a response as the server sends it.
 func (r recording) record(ctx context.Context, s *server, dir string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	run := &readerRun{job: readerJob{URL: s.url, Token: s.creds.token, Format: r.format}}
-	resp, err := run.open(ctx, s.http, r.data.Resource+watchListQuery)
+	run := &readerRun{job: readerJob{URL: s.url, Token: s.creds.token, Format: r.format, Until: r.until}}
+	resp, err := run.open(ctx, s.http, r.path)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	file, err := os.Create(r.file(dir))
+	file, err := os.Create(filepath.Join(dir, recordingFile(resp.Request.URL.Path, r.format, r.until == untilSynced)))
 	if err != nil {
 		return err
 	}
 	defer file.Close()
+	if r.until == untilBody {
+		if _, err := io.Copy(file, resp.Body); err != nil {
+			return fmt.Errorf("record %s: %w", r.path, err)
+		}
+		return file.Close()
+	}
 	frames := newFrameReader(r.format, io.TeeReader(resp.Body, file), false)
 	for {
 		e, err := frames.next()
 		if err != nil {
-			return fmt.Errorf("record the watch list of %s: %w", r.data.Resource, err)
+			return fmt.Errorf("record %s: %w", r.path, err)
 		}
 		if e.initialEnd {
 			return file.Close()
@@ -95,17 +106,22 @@ func serveStatic(ctx context.Context, dir, address, cert, key string) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"gitVersion":"static"}`) })
-	mux.HandleFunc("GET /api/v1/{resource}", func(w http.ResponseWriter, req *http.Request) {
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, req *http.Request) {
 		f := formatJSON
 		if strings.HasPrefix(req.Header.Get("Accept"), protobufType) {
 			f = formatProtobuf
 		}
-		body, ok := bodies[req.PathValue("resource")+"."+string(f)]
+		watch := req.URL.Query().Has("watch")
+		body, ok := bodies[recordingFile(req.URL.Path, f, watch)]
 		if !ok {
 			http.Error(w, "not recorded", http.StatusNotFound)
 			return
 		}
-		w.Header().Set("Content-Type", f.accept())
+		contentType := f.mediaType()
+		if watch {
+			contentType = f.accept()
+		}
+		w.Header().Set("Content-Type", contentType)
 		// In pieces of 64 KB, as a server would that has the data in many objects.
 		for len(body) > 0 {
 			n, err := w.Write(body[:min(len(body), 64<<10)])
@@ -113,6 +129,9 @@ func serveStatic(ctx context.Context, dir, address, cert, key string) error {
 				return
 			}
 			body = body[n:]
+		}
+		if !watch {
+			return
 		}
 		w.(http.Flusher).Flush()
 		<-req.Context().Done()
