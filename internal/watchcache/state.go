@@ -137,7 +137,9 @@ func (g *generation) publish(v view, keep bool, floor uint64) {
 	g.advance(v.rev)
 }
 
-// forget drops the views that answer only for revisions below floor.
+// forget drops the views that answer only for revisions below floor. The floor may lie
+// ahead of rev: etcd was compacted in the name of another resource, and refuses what
+// is below too.
 func (g *generation) forget(floor uint64) {
 	n := sort.Search(len(g.past), func(i int) bool { return g.past[i].rev > floor })
 	// past[n-1] answers for floor itself.
@@ -146,7 +148,7 @@ func (g *generation) forget(floor uint64) {
 		clear(g.past[:n-1])
 		g.past = g.past[n-1:]
 	}
-	g.floor = max(g.floor, min(floor, g.rev))
+	g.floor = max(g.floor, floor)
 }
 
 func (g *generation) advance(rev uint64) {
