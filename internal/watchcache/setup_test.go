@@ -1,0 +1,284 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package watchcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/kubernetes"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apiserver/pkg/apis/example"
+	examplev1 "k8s.io/apiserver/pkg/apis/example/v1"
+	"k8s.io/apiserver/pkg/features"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/etcd3"
+	"k8s.io/apiserver/pkg/storage/etcd3/testserver"
+	etcdfeature "k8s.io/apiserver/pkg/storage/feature"
+	"k8s.io/apiserver/pkg/storage/value"
+	"k8s.io/apiserver/pkg/storage/value/encrypt/identity"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
+
+	"github.com/weir-project/weir/internal/frame"
+	"github.com/weir-project/weir/internal/ledger"
+)
+
+// patience bounds every wait of these tests. It decides nothing but when a test that
+// has failed already says so.
+const patience = time.Minute
+
+var (
+	scheme = runtime.NewScheme()
+	codecs = serializer.NewCodecFactory(scheme)
+	// protobufCodec stores as built-in resources do, jsonCodec as upstream's tests of
+	// the store do.
+	protobufCodec, jsonCodec runtime.Codec
+)
+
+func init() {
+	metav1.AddToGroupVersion(scheme, metav1.SchemeGroupVersion)
+	utilruntime.Must(example.AddToScheme(scheme))
+	utilruntime.Must(examplev1.AddToScheme(scheme))
+	pb := protobuf.NewSerializer(scheme, scheme)
+	protobufCodec = codecs.CodecForVersions(pb, pb, examplev1.SchemeGroupVersion, nil)
+	jsonCodec = codecs.LegacyCodec(examplev1.SchemeGroupVersion)
+}
+
+const podPrefix = "/pods/"
+
+var podResource = schema.GroupResource{Resource: "pods"}
+
+func newPod() runtime.Object     { return &example.Pod{} }
+func newPodList() runtime.Object { return &example.PodList{} }
+
+func podKey(p *example.Pod) string { return podPrefix + p.Namespace + "/" + p.Name }
+
+// podAttrs are the labels and fields of a Pod, as in its registry strategy.
+func podAttrs(obj runtime.Object) (labels.Set, fields.Set, error) {
+	pod, ok := obj.(*example.Pod)
+	if !ok {
+		return nil, nil, fmt.Errorf("%T is no Pod", obj)
+	}
+	return pod.Labels, fields.Set{
+		"metadata.name":      pod.Name,
+		"metadata.namespace": pod.Namespace,
+		"spec.nodeName":      pod.Spec.NodeName,
+		"spec.restartPolicy": string(pod.Spec.RestartPolicy),
+		"status.phase":       string(pod.Status.Phase),
+	}, nil
+}
+
+// nodeNameTrigger and podIndexers are the indexes that Pods have.
+var (
+	nodeNameTrigger = storage.IndexerFuncs{
+		"spec.nodeName": func(obj runtime.Object) string { return obj.(*example.Pod).Spec.NodeName },
+	}
+	podIndexers = cache.Indexers{
+		storage.FieldIndex("spec.nodeName"): func(obj any) ([]string, error) {
+			return []string{obj.(*example.Pod).Spec.NodeName}, nil
+		},
+		storage.FieldIndex("metadata.namespace"): func(obj any) ([]string, error) {
+			return []string{obj.(*example.Pod).Namespace}, nil
+		},
+	}
+)
+
+// runEtcd starts an etcd for one test and returns a client whose reads are recorded.
+func runEtcd(t testing.TB) *kubernetes.Client {
+	t.Helper()
+	cfg := testserver.NewTestConfig(t)
+	for _, urls := range [][]url.URL{cfg.ListenClientUrls, cfg.AdvertiseClientUrls, cfg.ListenPeerUrls, cfg.AdvertisePeerUrls} {
+		for i := range urls {
+			urls[i].Host = "127.0.0.1:" + urls[i].Port()
+		}
+	}
+	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
+	// The only member need not wait long for others to stand for election.
+	cfg.TickMs, cfg.ElectionMs = 10, 100
+	client := testserver.RunEtcd(t, cfg)
+	t.Cleanup(func() {
+		if err := client.Close(); err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("closing the etcd client: %v", err)
+		}
+	})
+	return client
+}
+
+// storeOptions say how the etcd3 store under test keeps Pods.
+type storeOptions struct {
+	// prefix is the part of the keys that belongs to the cluster.
+	prefix      string
+	codec       runtime.Codec
+	transformer value.Transformer
+	// bare leaves out the layer that tells corrupt objects from other errors.
+	bare bool
+}
+
+// newStore returns upstream's store of Pods, put together as the storage factory does.
+func newStore(t testing.TB, client *kubernetes.Client, o storeOptions) storage.Interface {
+	t.Helper()
+	if o.codec == nil {
+		o.codec = protobufCodec
+	}
+	if o.transformer == nil {
+		o.transformer = identity.NewEncryptCheckTransformer()
+	}
+	versioner := storage.APIObjectVersioner{}
+	decoder := etcd3.NewDefaultDecoder(o.codec, versioner)
+	unsafeDeletion := utilfeature.DefaultFeatureGate.Enabled(features.AllowUnsafeMalformedObjectDeletion)
+	if unsafeDeletion && !o.bare {
+		o.transformer = etcd3.WithCorruptObjErrorHandlingTransformer(o.transformer)
+		decoder = etcd3.WithCorruptObjErrorHandlingDecoder(decoder)
+	}
+	compactor := etcd3.NewCompactor(client.Client, 0, clock.RealClock{}, nil)
+	t.Cleanup(compactor.Stop)
+	s, err := etcd3.New(client, compactor, o.codec, newPod, newPodList, o.prefix, podPrefix, podResource,
+		o.transformer, etcd3.NewDefaultLeaseManagerConfig(), decoder, versioner)
+	if err != nil {
+		t.Fatalf("creating the etcd3 store: %v", err)
+	}
+	t.Cleanup(s.Close)
+	if unsafeDeletion {
+		return etcd3.NewStoreWithUnsafeCorruptObjectDeletion(s, podResource)
+	}
+	return s
+}
+
+// podConfig is the configuration of a cache of Pods over a store.
+func podConfig(store storage.Interface, codec runtime.Codec) Config {
+	if codec == nil {
+		codec = protobufCodec
+	}
+	return Config{
+		Storage:        store,
+		Versioner:      storage.APIObjectVersioner{},
+		GroupResource:  podResource,
+		History:        MinHistory,
+		ResourcePrefix: podPrefix,
+		KeyFunc:        func(obj runtime.Object) (string, error) { return storage.NamespaceKeyFunc(podPrefix, obj) },
+		GetAttrs:       podAttrs,
+		Trigger:        nodeNameTrigger,
+		Indexers:       &podIndexers,
+		NewFunc:        newPod,
+		NewListFunc:    newPodList,
+		Codec:          codec,
+		Store:          frame.NewStore(frame.DefaultBudget, ledger.Process),
+	}
+}
+
+// startCache returns a cache that has read its resource.
+func startCache(t testing.TB, cfg Config) *Cache {
+	t.Helper()
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatalf("starting the cache: %v", err)
+	}
+	t.Cleanup(c.Stop)
+	eventually(t, "the cache to be ready", func() bool { return c.Ready() })
+	// The checker of etcd's features belongs to the process and learns in the
+	// background; upstream's cacher answers differently until it has.
+	eventually(t, "etcd's features to be known", func() bool {
+		return etcdfeature.DefaultFeatureSupportChecker.Supports(storage.RequestWatchProgress)
+	})
+	return c
+}
+
+// eventually waits until done returns true.
+func eventually(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("waiting for %s: not after %v", what, patience)
+		}
+	}
+}
+
+// waitRevision waits until the cache knows the state at rev.
+func waitRevision(t testing.TB, c *Cache, rev uint64) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("the cache to reach revision %d", rev), func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		_, at, _, err := c.waitFresh(ctx, rev)
+		return err == nil && at >= rev
+	})
+}
+
+// revision reads a resourceVersion.
+func revision(t testing.TB, resourceVersion string) uint64 {
+	t.Helper()
+	rev, err := storage.APIObjectVersioner{}.ParseResourceVersion(resourceVersion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rev
+}
+
+// compactEtcd compacts etcd up to rev by the compactor's own protocol, and waits
+// until the store has heard of it.
+func compactEtcd(ctx context.Context, t testing.TB, client *clientv3.Client, store storage.Interface, rev int64) {
+	t.Helper()
+	// The first call learns which compaction was the last, and fails if there was one.
+	version, _, _, err := etcd3.Compact(ctx, client, 0, rev)
+	if err != nil {
+		_, _, _, err = etcd3.Compact(ctx, client, version, rev)
+	}
+	if err != nil {
+		t.Fatalf("compacting etcd to revision %d: %v", rev, err)
+	}
+	if utilfeature.DefaultFeatureGate.Enabled(features.ListFromCacheSnapshot) {
+		eventually(t, "the compaction to be observed", func() bool { return store.CompactRevision() == rev })
+	}
+}
+
+// switched is a transformer that can be exchanged while a store uses it.
+type switched struct {
+	now atomic.Pointer[value.Transformer]
+}
+
+func newSwitched(t value.Transformer) *switched {
+	s := &switched{}
+	s.now.Store(&t)
+	return s
+}
+
+// set puts next in place and returns what puts the one before back.
+func (s *switched) set(next value.Transformer) (revert func()) {
+	before := s.now.Swap(&next)
+	return func() { s.now.Store(before) }
+}
+
+func (s *switched) get() value.Transformer { return *s.now.Load() }
+
+// TransformFromStorage implements value.Transformer.
+func (s *switched) TransformFromStorage(ctx context.Context, data []byte, dataCtx value.Context) ([]byte, bool, error) {
+	return s.get().TransformFromStorage(ctx, data, dataCtx)
+}
+
+// TransformToStorage implements value.Transformer.
+func (s *switched) TransformToStorage(ctx context.Context, data []byte, dataCtx value.Context) ([]byte, error) {
+	return s.get().TransformToStorage(ctx, data, dataCtx)
+}
