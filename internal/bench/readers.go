@@ -5,16 +5,12 @@ package bench
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,12 +63,14 @@ type readerReport struct {
 	Stage readerStage `json:"stage"`
 
 	// Of stage done:
-	Bytes   int64     `json:"bytes"`  // of response bodies, all streams
-	Events  int64     `json:"events"` // without bookmarks, all streams
-	Retries int64     `json:"retries"`
-	Failed  int       `json:"failed"`           // streams that did not end as they should
-	Errors  []string  `json:"errors,omitempty"` // of some of them
-	Seconds []float64 `json:"seconds"`          // per stream that did: from "go" to its end
+	Bytes   int64 `json:"bytes"`   // of response bodies, all streams
+	Events  int64 `json:"events"`  // without bookmarks, all streams
+	Retries int64 `json:"retries"` // requests and watches that the server refused for the time being
+	// Reconnects counts watches that the server closed before their end, and that went on from where they were.
+	Reconnects int64     `json:"reconnects"`
+	Failed     int       `json:"failed"`           // streams that did not end as they should
+	Errors     []string  `json:"errors,omitempty"` // of some of them
+	Seconds    []float64 `json:"seconds"`          // per stream that did: from "go" to its end
 }
 
 type readerStage string
@@ -134,7 +132,7 @@ type readerRun struct {
 	job     readerJob
 	clients []*http.Client // one per connection
 
-	bytes, events, retries atomic.Int64
+	bytes, events, retries, reconnects atomic.Int64
 
 	mu     sync.Mutex
 	report readerReport
@@ -176,7 +174,8 @@ func (r *readerRun) drain(ctx context.Context, opened func()) readerReport {
 					<-opening
 					open.Done()
 				})
-				err := r.stream(ctx, client, r.job.Paths[i%len(r.job.Paths)], answered)
+				one := &stream{readerRun: r, client: client, path: r.job.Paths[i%len(r.job.Paths)], answered: answered}
+				err := one.read(ctx)
 				answered()
 				r.note(i, time.Since(began), err)
 			})
@@ -189,6 +188,7 @@ func (r *readerRun) drain(ctx context.Context, opened func()) readerReport {
 	all.Wait()
 	r.report.Stage = stageDone
 	r.report.Bytes, r.report.Events, r.report.Retries = r.bytes.Load(), r.events.Load(), r.retries.Load()
+	r.report.Reconnects = r.reconnects.Load()
 	return r.report
 }
 
@@ -203,135 +203,4 @@ func (r *readerRun) note(stream int, took time.Duration, err error) {
 	if len(r.report.Errors) < 5 {
 		r.report.Errors = append(r.report.Errors, fmt.Sprintf("stream %d, after %.1f s: %v", stream, took.Seconds(), err))
 	}
-}
-
-// errTryAgain is the server's word that it cannot give initial events yet, for want of news from etcd.
-var errTryAgain = errors.New("the server's cache is not new enough")
-
-// stream reads one watch or list to its end. answered is called when it counts as open.
-func (r *readerRun) stream(ctx context.Context, client *http.Client, path string, answered func()) error {
-	for {
-		err := r.streamOnce(ctx, client, path, answered)
-		if !errors.Is(err, errTryAgain) {
-			return err
-		}
-		r.retries.Add(1) // as client-go does
-		if err := pause(ctx, time.Second); err != nil {
-			return err
-		}
-	}
-}
-
-func (r *readerRun) streamOnce(ctx context.Context, client *http.Client, path string, answered func()) error {
-	resp, err := r.open(ctx, client, path)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if !r.job.Initial {
-		answered()
-	}
-	if r.job.Until == untilBody {
-		items, size, err := countList(r.job.Format, resp.Body)
-		r.bytes.Add(size)
-		r.events.Add(items)
-		if err == nil && items != r.job.Expect {
-			err = fmt.Errorf("%d items, want %d", items, r.job.Expect)
-		}
-		return err
-	}
-	frames := newFrameReader(r.job.Format, resp.Body, r.job.Until == untilCount)
-	var count int64
-	var last uint64
-	for {
-		e, err := frames.next()
-		if err != nil {
-			if r.job.Until == untilEnd && ctx.Err() != nil {
-				return nil
-			}
-			if errors.Is(err, io.EOF) {
-				err = errors.New("the server closed the watch")
-			}
-			return fmt.Errorf("after %d events: %w", count, err)
-		}
-		r.bytes.Add(e.bytes)
-		switch e.kind {
-		case kindError:
-			if count == 0 && bytes.Contains(e.detail, []byte("ResourceVersionTooLarge")) {
-				return errTryAgain
-			}
-			return fmt.Errorf("after %d events: the server sent an error: %s", count, readable(e.detail))
-		case kindBookmark:
-			if e.initialEnd {
-				answered()
-			}
-			if r.job.Until == untilSynced && e.initialEnd {
-				if count != r.job.Expect {
-					return fmt.Errorf("%d initial objects, want %d", count, r.job.Expect)
-				}
-				return nil
-			}
-			continue
-		}
-		count++
-		r.events.Add(1)
-		if r.job.Until == untilCount {
-			meta, err := metaOf(r.job.Format, e.detail)
-			if err != nil {
-				return err
-			}
-			if meta.resourceVersion <= last {
-				return fmt.Errorf("event %d has resourceVersion %d, after %d", count, meta.resourceVersion, last)
-			}
-			last = meta.resourceVersion
-			if count == r.job.Expect {
-				return nil
-			}
-		}
-	}
-}
-
-// open sends the request, and again when the server is too busy, as client-go would.
-func (r *readerRun) open(ctx context.Context, client *http.Client, path string) (*http.Response, error) {
-	const attempts = 60
-	accept := r.job.Format.accept()
-	if r.job.Until == untilBody {
-		accept = r.job.Format.mediaType()
-	}
-	for attempt := 1; ; attempt++ {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.job.URL+path, nil)
-		if err != nil {
-			return nil, err
-		}
-		req.Header.Set("Accept", accept)
-		req.Header.Set("Authorization", "Bearer "+r.job.Token)
-		req.Header.Set("User-Agent", "weir-bench-reader")
-		resp, err := client.Do(req)
-		if err == nil && resp.StatusCode == http.StatusOK {
-			return resp, nil
-		}
-		wait, again := time.Second, r.job.Insist
-		if err == nil {
-			body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-			_ = resp.Body.Close()
-			err = fmt.Errorf("GET %s: %s: %s", path, resp.Status, firstLine(body))
-			if after, bad := strconv.Atoi(resp.Header.Get("Retry-After")); bad == nil && resp.StatusCode == http.StatusTooManyRequests {
-				wait, again = time.Duration(after)*time.Second, again || attempt < attempts
-			}
-		}
-		if !again || ctx.Err() != nil {
-			return nil, err
-		}
-		r.retries.Add(1)
-		if err := pause(ctx, wait); err != nil {
-			return nil, err
-		}
-	}
-}
-
-// readable gives the text in an encoded event.
-func readable(detail []byte) string {
-	words := bytes.FieldsFunc(detail, func(r rune) bool { return r < ' ' || r > '~' })
-	words = slices.DeleteFunc(words, func(w []byte) bool { return len(w) < 4 })
-	return firstLine(bytes.Join(words, []byte(" ")))
 }

@@ -84,6 +84,7 @@ func (sc *fanoutScenario) run(ctx context.Context, s *session) error {
 			return err
 		}
 		p.Figures["events"] = float64(report.Events)
+		p.Figures["reconnects"] = float64(report.Reconnects)
 		p.Figures["received MB"] = float64(report.Bytes) / 1e6
 		return nil
 	})

@@ -1,0 +1,181 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// stream is one light reader: a watch or a list read to its end. What may go wrong without harm to a client-go
+// informer is borne here as well, and counted.
+type stream struct {
+	*readerRun
+	client   *http.Client
+	path     string
+	answered func() // to be called when the stream counts as open; it does so once
+
+	count int64  // events so far, over reconnects, without bookmarks
+	last  uint64 // resourceVersion of the latest event, of untilCount only
+
+	// invariant of untilCount: every event's resourceVersion is higher than last.
+}
+
+var (
+	// errTryAgain is the server's word that it cannot give initial events yet, for want of news from etcd.
+	errTryAgain = errors.New("the server's cache is not new enough")
+	errClosed   = errors.New("the server closed the watch")
+)
+
+func (s *stream) read(ctx context.Context) error {
+	for {
+		err := s.once(ctx)
+		switch {
+		case errors.Is(err, errTryAgain):
+			s.retries.Add(1)
+			if err := pause(ctx, time.Second); err != nil {
+				return err
+			}
+		case errors.Is(err, errClosed) && s.job.Until == untilCount && s.last > 0 && ctx.Err() == nil:
+			// A server may close a watch that cannot keep up; the client goes on from the last event that it has.
+			s.reconnects.Add(1)
+			before, _, _ := strings.Cut(s.path, "&resourceVersion=")
+			s.path = before + "&resourceVersion=" + strconv.FormatUint(s.last, 10)
+		default:
+			return err
+		}
+	}
+}
+
+func (s *stream) once(ctx context.Context) error {
+	resp, err := s.open(ctx, s.client, s.path)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if !s.job.Initial {
+		s.answered()
+	}
+	if s.job.Until == untilBody {
+		return s.list(resp.Body)
+	}
+	frames := newFrameReader(s.job.Format, resp.Body, s.job.Until == untilCount)
+	for {
+		e, err := frames.next()
+		if err != nil {
+			if s.job.Until == untilEnd && ctx.Err() != nil {
+				return nil
+			}
+			if errors.Is(err, io.EOF) {
+				err = errClosed
+			}
+			return fmt.Errorf("after %d events: %w", s.count, err)
+		}
+		s.bytes.Add(e.bytes)
+		end, err := s.event(e)
+		if end || err != nil {
+			return err
+		}
+	}
+}
+
+func (s *stream) list(body io.Reader) error {
+	items, size, err := countList(s.job.Format, body)
+	s.bytes.Add(size)
+	s.events.Add(items)
+	if err == nil && items != s.job.Expect {
+		err = fmt.Errorf("%d items, want %d", items, s.job.Expect)
+	}
+	return err
+}
+
+// event takes one event of a watch. It reports true when the stream is through.
+func (s *stream) event(e event) (bool, error) {
+	switch e.kind {
+	case kindError:
+		if s.count == 0 && bytes.Contains(e.detail, []byte("ResourceVersionTooLarge")) {
+			return false, errTryAgain
+		}
+		return false, fmt.Errorf("after %d events: the server sent an error: %s", s.count, readable(e.detail))
+	case kindBookmark:
+		if !e.initialEnd {
+			return false, nil
+		}
+		s.answered()
+		if s.job.Until != untilSynced {
+			return false, nil
+		}
+		if s.count != s.job.Expect {
+			return false, fmt.Errorf("%d initial objects, want %d", s.count, s.job.Expect)
+		}
+		return true, nil
+	}
+	s.count++
+	s.events.Add(1)
+	if s.job.Until != untilCount {
+		return false, nil
+	}
+	meta, err := metaOf(s.job.Format, e.detail)
+	if err != nil {
+		return false, err
+	}
+	if meta.resourceVersion <= s.last {
+		return false, fmt.Errorf("event %d has resourceVersion %d, after %d", s.count, meta.resourceVersion, s.last)
+	}
+	s.last = meta.resourceVersion
+	return s.count == s.job.Expect, nil
+}
+
+// open sends one request, and again when the server is too busy, as client-go would.
+func (r *readerRun) open(ctx context.Context, client *http.Client, path string) (*http.Response, error) {
+	const attempts = 60
+	accept := r.job.Format.accept()
+	if r.job.Until == untilBody {
+		accept = r.job.Format.mediaType()
+	}
+	for attempt := 1; ; attempt++ {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.job.URL+path, nil)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Accept", accept)
+		req.Header.Set("Authorization", "Bearer "+r.job.Token)
+		req.Header.Set("User-Agent", "weir-bench-reader")
+		resp, err := client.Do(req)
+		if err == nil && resp.StatusCode == http.StatusOK {
+			return resp, nil
+		}
+		wait, again := time.Second, r.job.Insist
+		if err == nil {
+			body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+			_ = resp.Body.Close()
+			err = fmt.Errorf("GET %s: %s: %s", path, resp.Status, firstLine(body))
+			if after, bad := strconv.Atoi(resp.Header.Get("Retry-After")); bad == nil && resp.StatusCode == http.StatusTooManyRequests {
+				wait, again = time.Duration(after)*time.Second, again || attempt < attempts
+			}
+		}
+		if !again || ctx.Err() != nil {
+			return nil, err
+		}
+		r.retries.Add(1)
+		if err := pause(ctx, wait); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// readable gives the text in an encoded event.
+func readable(detail []byte) string {
+	words := bytes.FieldsFunc(detail, func(r rune) bool { return r < ' ' || r > '~' })
+	words = slices.DeleteFunc(words, func(w []byte) bool { return len(w) < 4 })
+	return firstLine(bytes.Join(words, []byte(" ")))
+}
