@@ -53,7 +53,6 @@ func (c *Cursor[K, E]) Next(dst []E) (Batch, error) {
 	if more {
 		b.Complete = l.at(seq).rev - 1
 	} else {
-		c.pos = l.next
 		b.Complete = l.head
 		b.Wake = c.chain.wake
 		c.chain.waited.Store(true)
@@ -68,7 +67,7 @@ func (c *Cursor[K, E]) trimmedLocked() bool {
 }
 
 // pendingLocked returns the position of the next event that this cursor has to read,
-// if there is one, and moves on to it.
+// if there is one, and moves on to it, or to the end.
 func (c *Cursor[K, E]) pendingLocked() (uint64, bool) {
 	l := c.log
 	// What is gone was not for this cursor, or Next has told.
@@ -79,7 +78,7 @@ func (c *Cursor[K, E]) pendingLocked() (uint64, bool) {
 			seqs := c.chain.seqs
 			i := sort.Search(len(seqs), func(i int) bool { return seqs[i] >= c.pos })
 			if i == len(seqs) {
-				return 0, false
+				break
 			}
 			seq = seqs[i]
 		}
@@ -89,6 +88,7 @@ func (c *Cursor[K, E]) pendingLocked() (uint64, bool) {
 		}
 		c.pos++
 	}
+	c.pos = l.next
 	return 0, false
 }
 

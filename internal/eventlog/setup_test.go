@@ -75,6 +75,9 @@ func (h *harness) check(t *testing.T) {
 	if n == 0 || n&(n-1) != 0 || l.first > l.next || l.next-l.first > n {
 		t.Fatalf("events [%d, %d) in a ring of %d", l.first, l.next, n)
 	}
+	if n > 64 && l.next-l.first <= n/4 {
+		t.Fatalf("a ring of %d for %d events", n, l.next-l.first)
+	}
 	if l.floor > l.head {
 		t.Fatalf("floor %d is above head %d", l.floor, l.head)
 	}

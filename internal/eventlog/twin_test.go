@@ -201,7 +201,11 @@ func twinRun(t *testing.T, r *rand.Rand) {
 			}
 		case op < 80:
 			// From the past, the present or the future.
-			rev := tw.head + 4 - min(tw.head+4, r.Uint64N(40))
+			ahead := uint64(4)
+			if r.IntN(8) == 0 {
+				ahead = 200
+			}
+			rev := tw.head + ahead - min(tw.head+ahead, r.Uint64N(40))
 			c := &twinCursor{name: fmt.Sprint("c", made), after: rev}
 			made++
 			var err error
