@@ -133,20 +133,29 @@ func (o *Options) startStandalone(ctx context.Context, cancel context.CancelCaus
 			lock.Release()
 		}
 	}()
+	// Everything that may be wrong with the directory is found before anything is written.
+	etcdDir := filepath.Join(dir, "etcd")
+	if err := etcd.CheckDir(etcdDir); err != nil {
+		return nil, err
+	}
 	s, err := newStandalone(o, dir)
 	if err != nil {
 		return nil, err
 	}
+	db, err := etcd.Start(ctx, etcdDir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			db.Close()
+		}
+	}()
 	r.Kubeconfig, r.Client, err = s.kubeconfig(o.SecureServing.Listener.Addr())
 	if err != nil {
 		return nil, err
 	}
-	db, err := etcd.Start(ctx, filepath.Join(dir, "etcd"))
-	if err != nil {
-		return nil, err
-	}
-	if err := o.set("etcd-servers", db.Endpoint()); err != nil {
-		db.Close()
+	if err = o.set("etcd-servers", db.Endpoint()); err != nil {
 		return nil, err
 	}
 	r.Etcd = fmt.Sprintf("embedded %s, files in %s", db.Version(), dir)

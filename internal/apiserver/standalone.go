@@ -82,7 +82,7 @@ func newStandalone(o *Options, dir string) (*standalone, error) {
 
 func (s *standalone) serving() error {
 	o := s.options
-	if o.changed("tls-cert-file", "tls-private-key-file", "cert-dir", "tls-sni-cert-key") {
+	if o.changed("tls-cert-file", "tls-private-key-file") {
 		return nil
 	}
 	ips := []net.IP{o.SecureServing.BindAddress, o.GenericServerRunOptions.AdvertiseAddress}
@@ -160,7 +160,7 @@ func (s *standalone) kubeconfig(address net.Addr) (string, *rest.Config, error) 
 		return "", nil, err
 	}
 	serverCA := s.ca.pem
-	if own := s.options.SecureServing.ServerCert.CertKey.CertFile; own != s.keys.path("apiserver.crt") {
+	if own := s.options.SecureServing.ServerCert.CertKey.CertFile; own != "" && own != s.keys.path("apiserver.crt") {
 		// A certificate of the user's own: it is what the admin has to trust.
 		if serverCA, err = os.ReadFile(own); err != nil {
 			return "", nil, fmt.Errorf("cannot read the serving certificate for admin.kubeconfig: %w", err)

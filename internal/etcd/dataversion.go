@@ -18,10 +18,11 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/schema"
 )
 
-// checkDataVersion says no to a directory that a newer etcd has written, before
-// this one opens it for writing: etcd itself finds out by a panic, and only after
-// it has created files.
-func checkDataVersion(dir string) error {
+// CheckDir says no to an etcd directory that Start could not use: one that a newer etcd
+// has written, or that a process uses which does not know weir's lock. It writes nothing; etcd
+// itself finds out by a panic, and only after it has created files. A directory that is
+// not there yet is fine.
+func CheckDir(dir string) error {
 	path := filepath.Join(dir, "member", "snap", "db")
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil

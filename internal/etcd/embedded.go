@@ -44,7 +44,7 @@ type Embedded struct {
 // the member serves. The caller holds the directory's lock (see Lock) and closes
 // what it gets. On an error nothing runs.
 func Start(ctx context.Context, dir string) (_ *Embedded, err error) {
-	if err := checkDataVersion(dir); err != nil {
+	if err := CheckDir(dir); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {

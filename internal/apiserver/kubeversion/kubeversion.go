@@ -6,8 +6,9 @@
 // Upstream's release build writes the version into two packages with -ldflags;
 // under `go run` and `go test` nobody does, and /version, --version, the user agent
 // and the kubernetes_build_info metric would answer "v0.0.0-master". The version is
-// known all the same: the build info of every Go binary names the k8s.io/kubernetes
-// module it was built from. So a bump in go.mod carries over by itself.
+// known all the same: a Go binary's build info names the k8s.io/kubernetes module it was
+// built from, and where that is left out (tests of packages), so do the source files'
+// names. So a bump in go.mod carries over by itself.
 //
 // Import it for its side effect. It imports next to nothing on purpose: Go
 // initialises packages in the order of their import paths as soon as their own
@@ -16,12 +17,16 @@
 package kubeversion
 
 import (
+	"path/filepath"
+	"reflect"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	_ "unsafe" // for go:linkname
 
-	clientversion "k8s.io/client-go/pkg/version"
+	_ "k8s.io/client-go/pkg/version" // has to be there to be named below
 	baseversion "k8s.io/component-base/version"
+	"k8s.io/kubernetes/pkg/capabilities"
 )
 
 // module is the module whose version the server announces.
@@ -54,11 +59,10 @@ func init() {
 	if !strings.HasPrefix(baseversion.Get().GitVersion, "v0.0.0-") {
 		return
 	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return
+	v := moduleVersion()
+	if v == "" {
+		v = sourceVersion(sourceFile())
 	}
-	v := moduleVersion(info)
 	major, minor, ok := majorMinor(v)
 	if !ok {
 		return
@@ -68,11 +72,14 @@ func init() {
 	// The package keeps a copy that may only be set to what the variable holds, which
 	// is what the assignment above was for. It cannot fail on that.
 	_ = baseversion.SetDynamicVersion(v)
-	_ = clientversion.Get()
 }
 
-// moduleVersion returns the version of k8s.io/kubernetes in a binary, or "".
-func moduleVersion(info *debug.BuildInfo) string {
+// moduleVersion returns the version of k8s.io/kubernetes by the build info, or "".
+func moduleVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
 	for _, dep := range info.Deps {
 		if dep.Path == module {
 			if dep.Replace != nil {
@@ -82,6 +89,24 @@ func moduleVersion(info *debug.BuildInfo) string {
 		}
 	}
 	return ""
+}
+
+// sourceFile is the name of a file of the module, as it was when it was compiled:
+// ".../k8s.io/kubernetes@v1.37.2/pkg/...". The package is one that imports nothing else.
+func sourceFile() string {
+	pc := reflect.ValueOf(capabilities.Get).Pointer()
+	file, _ := runtime.FuncForPC(pc).FileLine(pc)
+	return file
+}
+
+// sourceVersion returns the version in such a name, or "".
+func sourceVersion(file string) string {
+	_, rest, ok := strings.Cut(filepath.ToSlash(file), module+"@")
+	if !ok {
+		return ""
+	}
+	v, _, _ := strings.Cut(rest, "/")
+	return v
 }
 
 // majorMinor splits "v1.37.2" into "1" and "37".
