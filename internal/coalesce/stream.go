@@ -5,6 +5,7 @@ package coalesce
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync"
 
@@ -19,6 +20,10 @@ const bufferSize = 64 << 10
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
+// errReturned is what a write gets that comes after the handler has returned: the
+// connection may be serving another request by then.
+var errReturned = errors.New("writing to a watch response whose handler has returned")
+
 // Stream is the response of one watch request. Its Write and Flush belong to the
 // request's handler, Busy and Idle to the producer; the two may be two goroutines.
 type Stream struct {
@@ -29,10 +34,11 @@ type Stream struct {
 	n      int
 	// produced says that there is a producer; busy that it is about to send more.
 	produced, busy bool
-	// err is the connection's error; whatever is written after it gets it too.
+	// unflushed says that the connection has been given something since its last flush.
+	unflushed bool
+	// err is the connection's error, or errReturned once the handler has returned and w
+	// must not be touched. Whatever is written after it gets it too.
 	err error
-	// closed says that the handler has returned and w must not be touched.
-	closed bool
 }
 
 var (
@@ -84,7 +90,7 @@ func (s *Stream) Idle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.busy = false
-	if s.n > 0 && !s.closed {
+	if s.n > 0 {
 		s.flush()
 	}
 }
@@ -93,7 +99,12 @@ func (s *Stream) Idle() {
 func (s *Stream) Header() http.Header { return s.w.Header() }
 
 // WriteHeader implements http.ResponseWriter.
-func (s *Stream) WriteHeader(status int) { s.w.WriteHeader(status) }
+func (s *Stream) WriteHeader(status int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unflushed = true
+	s.w.WriteHeader(status)
+}
 
 // Unwrap implements responsewriter.UserProvidedDecorator.
 func (s *Stream) Unwrap() http.ResponseWriter { return s.w }
@@ -106,7 +117,8 @@ func (s *Stream) Write(p []byte) (int, error) {
 	if s.err != nil {
 		return 0, s.err
 	}
-	if !s.produced {
+	s.unflushed = true
+	if !s.produced || len(p) == 0 {
 		return s.w.Write(p)
 	}
 	if s.n+len(p) > bufferSize {
@@ -139,9 +151,10 @@ func (s *Stream) Flush() {
 
 // flush sends everything. An error shows at the next Write.
 func (s *Stream) flush() {
-	if s.drain() != nil {
+	if s.drain() != nil || s.produced && !s.unflushed {
 		return
 	}
+	s.unflushed = false
 	if f, ok := s.w.(http.Flusher); ok {
 		f.Flush()
 	}
@@ -164,6 +177,7 @@ func (s *Stream) drain() error {
 func (s *Stream) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_ = s.drain() // the handler is gone; the server notices a broken connection itself
-	s.closed = true
+	if s.drain() == nil { // the server notices a broken connection itself
+		s.err = errReturned
+	}
 }

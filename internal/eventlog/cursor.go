@@ -55,7 +55,9 @@ func (c *Cursor[K, E]) Next(dst []E) (Batch, error) {
 	} else {
 		b.Complete = l.head
 		b.Wake = c.chain.wake
-		c.chain.waited.Store(true)
+		if !c.chain.waited.Load() { // reading a shared line is cheaper than writing it
+			c.chain.waited.Store(true)
+		}
 	}
 	b.Complete = max(b.Complete, c.after)
 	return b, nil

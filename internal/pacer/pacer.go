@@ -22,6 +22,9 @@ const (
 	lowest, highest = 25, 100
 	// step is the smallest change that is worth a stop of the world.
 	step = 5
+	// slack is how many bytes the heap may always grow by, Go's default allowing: a
+	// collection has costs of its own, whatever there is to mark.
+	slack = 256 << 20
 )
 
 // percent returns the percentage of live by which the heap may grow when only
@@ -30,7 +33,7 @@ func percent(live, free int64) int {
 	if live <= 0 {
 		return highest
 	}
-	return int(min(highest, max(lowest, highest*(live-free)/live)))
+	return int(min(highest, max(lowest, 100*max(live-free, slack)/live)))
 }
 
 // Run paces the collector by the books of l until ctx ends, and then sets Go's

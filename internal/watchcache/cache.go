@@ -83,7 +83,7 @@ type Config struct {
 	// Codec is the storage codec.
 	Codec runtime.Codec
 	// Clock is the real one if nil.
-	Clock clock.WithTicker
+	Clock clock.WithTickerAndDelayedExecution
 	// Store keeps the derived encodings, of all resources together.
 	Store *frame.Store
 	// DecodeInitial sends the initial events as decoded objects, because the resource's

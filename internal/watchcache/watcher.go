@@ -43,9 +43,11 @@ type watcher struct {
 	cache  *Cache
 	ctx    context.Context
 	result chan watch.Event
-	stop   chan struct{}
-	once   sync.Once
-	match  matcher
+	// stop is closed by Stop, which the end of ctx calls too: the fewer channels a
+	// goroutine waits on, the cheaper it is to wake thousands.
+	stop  chan struct{}
+	once  sync.Once
+	match matcher
 	// stream is the connection that the events go to, or nil.
 	stream *coalesce.Stream
 	// initial is what to send first; nil if nothing, and once it has been sent.
@@ -73,6 +75,7 @@ func (w *watcher) run() {
 	defer utilruntime.HandleCrashWithContext(w.ctx)
 	defer close(w.result)
 	defer w.cursor.Close()
+	defer context.AfterFunc(w.ctx, w.Stop)()
 	gr := w.cache.cfg.GroupResource
 	if w.match.filtered != nil && utilfeature.DefaultFeatureGate.Enabled(features.ShardedListAndWatch) {
 		metrics.RecordShardedWatchStarted(gr)
@@ -134,19 +137,27 @@ func (w *watcher) recursive() bool {
 // sendLive follows the log until the watch ends; nil if by the client's wish.
 func (w *watcher) sendLive() error {
 	var batch [handover]*change
+	// A timer that rings a bell: to wait on a timer's own channel costs its heap a
+	// change at every event.
 	var timer clock.Timer
-	var due <-chan time.Time
+	due := make(chan struct{}, 1)
 	if next, ok := w.nextBookmark(); ok {
-		timer = w.cache.cfg.Clock.NewTimer(next)
+		timer = w.cache.cfg.Clock.AfterFunc(next, func() {
+			select {
+			case due <- struct{}{}:
+			default:
+			}
+		})
 		defer timer.Stop()
-		due = timer.C()
 	}
-	for {
+	for first := true; ; {
 		b, err := w.cursor.Next(batch[:])
 		if err != nil {
 			return err
 		}
-		if b.N > 0 {
+		// A single event is sent at once; of several, all but the last can wait.
+		many := b.N > 1 || b.Wake == nil
+		if many {
 			w.stream.Busy()
 		}
 		for i, ch := range batch[:b.N] {
@@ -156,7 +167,10 @@ func (w *watcher) sendLive() error {
 			}
 		}
 		if b.Wake != nil {
-			w.stream.Idle()
+			if many || first {
+				w.stream.Idle()
+			}
+			first = false
 			select {
 			case <-b.Wake:
 				continue
@@ -167,8 +181,6 @@ func (w *watcher) sendLive() error {
 					return err
 				}
 			case <-w.stop:
-				return nil
-			case <-w.ctx.Done():
 				return nil
 			}
 		} else {
@@ -181,12 +193,9 @@ func (w *watcher) sendLive() error {
 		if b.Complete > w.start && !w.sendBookmark(b.Complete, false) {
 			return nil
 		}
-		next, ok := w.nextBookmark()
-		if !ok {
-			due = nil
-			continue
+		if next, ok := w.nextBookmark(); ok {
+			timer.Reset(next)
 		}
-		timer.Reset(next)
 	}
 }
 
@@ -304,12 +313,16 @@ func (w *watcher) send(event watch.Event) bool {
 		return false
 	default:
 	}
+	// Mostly there is room, and a select of one channel is the cheaper one.
+	select {
+	case w.result <- event:
+		return true
+	default:
+	}
 	select {
 	case w.result <- event:
 		return true
 	case <-w.stop:
-		return false
-	case <-w.ctx.Done():
 		return false
 	}
 }
