@@ -67,9 +67,14 @@ func (s *session) phase(ctx context.Context, name string, do func(ctx context.Co
 }
 
 // measure is phase without the wait.
-func (s *session) measure(ctx context.Context, name string, quiet bool, do func(ctx context.Context, p *Phase) error) (*Phase, error) {
+func (s *session) measure(ctx context.Context, name string, quiet bool, do func(ctx context.Context, p *Phase) error) (_ *Phase, err error) {
 	p := &Phase{Name: name, Quiet: quiet, Figures: map[string]float64{}}
 	s.record.Phases = append(s.record.Phases, p)
+	defer func() {
+		if err != nil { // also when the server's death is why it cannot be read any more
+			p.Errors = append(p.Errors, err.Error())
+		}
+	}()
 	if !quiet {
 		s.say("  the server was still busy after %v; the figures hold what it did", quietLimit)
 	}
@@ -102,7 +107,6 @@ func (s *session) measure(ctx context.Context, name string, quiet bool, do func(
 	p.CPU, p.EtcdCPU = after.CPU-before.CPU, etcdAfter-etcdBefore
 	p.RSSBefore, p.RSSAfter, p.RSSPeak = before.RSS, after.RSS, s.sampler.peakRSS()
 	if doErr != nil {
-		p.Errors = append(p.Errors, doErr.Error())
 		return nil, fmt.Errorf("%s: %w", name, doErr)
 	}
 	if err := finish(); err != nil {
