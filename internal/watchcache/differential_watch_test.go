@@ -126,9 +126,14 @@ func (d *differential) watch() {
 			opts.ResourceVersion = fmt.Sprint(d.randomRevision())
 		}
 	}
+	d.startWatch(key, opts, d.rand.Intn(6) == 0)
+}
+
+func (d *differential) startWatch(key string, opts storage.ListOptions, slow bool) {
+	d.t.Helper()
+	pred, recursive := opts.Predicate, opts.Recursive
 	p := &pair{
-		step: d.step, key: key, recursive: recursive, pred: pred,
-		slow: d.rand.Intn(6) == 0,
+		step: d.step, key: key, recursive: recursive, pred: pred, slow: slow,
 		asked: fmt.Sprintf("watch of %s (recursive %v) with resourceVersion %q sendInitialEvents %v bookmarks %v labels %q fields %q",
 			key, recursive, opts.ResourceVersion, ptr.Deref(opts.SendInitialEvents, false), opts.Predicate.AllowWatchBookmarks, pred.Label, pred.Field),
 	}

@@ -28,6 +28,7 @@ type faultyEtcd struct {
 	// direct is a client that no proxy is in the way of.
 	direct  *kubernetes.Client
 	proxies []*proxy
+	behind  []*kubernetes.Client // the clients of the proxies
 }
 
 // newFaultyEtcd starts an etcd that lasts as long as the test.
@@ -68,18 +69,20 @@ func (e *faultyEtcd) restart() {
 	e.t.Helper()
 	e.server.Close()
 	e.start()
-	e.reachable(e.direct.Client)
+	e.reconnected()
 }
 
-// reachable waits until etcd answers a client.
-func (e *faultyEtcd) reachable(client *clientv3.Client) {
+// reconnected waits until etcd answers every client.
+func (e *faultyEtcd) reconnected() {
 	e.t.Helper()
-	eventually(e.t, "etcd to answer", func() bool {
-		ctx, cancel := context.WithTimeout(e.t.Context(), time.Second)
-		defer cancel()
-		_, err := client.Get(ctx, "health")
-		return err == nil
-	})
+	for _, client := range append([]*kubernetes.Client{e.direct}, e.behind...) {
+		eventually(e.t, "etcd to answer", func() bool {
+			ctx, cancel := context.WithTimeout(e.t.Context(), time.Second)
+			defer cancel()
+			_, err := client.Client.Get(ctx, "health")
+			return err == nil
+		})
+	}
 }
 
 func (e *faultyEtcd) dial(address string) *kubernetes.Client {
@@ -107,18 +110,24 @@ func (e *faultyEtcd) proxied() *kubernetes.Client {
 	p.running.Go(p.accept)
 	e.t.Cleanup(p.close)
 	e.proxies = append(e.proxies, p)
-	return e.dial(listener.Addr().String())
+	client := e.dial(listener.Addr().String())
+	e.behind = append(e.behind, client)
+	return client
 }
 
-// breakConnections breaks what the proxies carry. Clients connect again.
+// breakConnections breaks what the proxies carry, and waits until the clients have
+// connected again.
 func (e *faultyEtcd) breakConnections() {
+	e.t.Helper()
 	for _, p := range e.proxies {
 		p.breakAll()
 	}
+	e.reconnected()
 }
 
 // outage runs during while nobody gets through the proxies.
 func (e *faultyEtcd) outage(during func()) {
+	e.t.Helper()
 	for _, p := range e.proxies {
 		p.refuse(true)
 	}
@@ -126,6 +135,7 @@ func (e *faultyEtcd) outage(during func()) {
 	for _, p := range e.proxies {
 		p.refuse(false)
 	}
+	e.reconnected()
 }
 
 // proxy passes TCP connections on to a backend.
