@@ -28,7 +28,8 @@ type attrs struct {
 
 // fieldNames hands out one slice for equal sets of names.
 type fieldNames struct {
-	mu    sync.Mutex
+	mu sync.Mutex
+	// known is by the names one after the other, each behind its length.
 	known map[string][]string
 }
 
@@ -38,16 +39,19 @@ func (n *fieldNames) of(set fields.Set) []string {
 		names = append(names, name)
 	}
 	sort.Strings(names)
-	id := strings.Join(names, "\x00")
+	var id []byte
+	for _, name := range names {
+		id = appendString(id, name)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if shared, ok := n.known[id]; ok {
+	if shared, ok := n.known[string(id)]; ok {
 		return shared
 	}
 	if n.known == nil {
 		n.known = map[string][]string{}
 	}
-	n.known[id] = names
+	n.known[string(id)] = names
 	return names
 }
 
