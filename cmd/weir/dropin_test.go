@@ -66,7 +66,7 @@ func TestFlagsAreUpstreams(t *testing.T) {
 func TestDropIn(t *testing.T) {
 	t.Parallel()
 	etcd, tls := secureEtcd(t)
-	c := dropInServer(t, "--etcd-servers="+etcd,
+	c := dropInServer(t, dropIn, "--etcd-servers="+etcd,
 		"--etcd-cafile="+tls.TrustedCAFile, "--etcd-certfile="+tls.CertFile, "--etcd-keyfile="+tls.KeyFile)
 	createAndList(t, c)
 	if body := c.get("/version"); !strings.Contains(body, `"gitVersion": "v1.37.2"`) {
@@ -94,13 +94,48 @@ func TestDropIn(t *testing.T) {
 	}
 }
 
+// weir and stock take turns on one etcd: each reads what the other wrote, byte for byte.
+func TestTakesTurnsWithStock(t *testing.T) {
+	t.Parallel()
+	etcd, tls := secureEtcd(t)
+	flags := []string{"--etcd-servers=" + etcd,
+		"--etcd-cafile=" + tls.TrustedCAFile, "--etcd-certfile=" + tls.CertFile, "--etcd-keyfile=" + tls.KeyFile}
+	var written []string // paths
+	said := map[string]string{}
+	for turn, name := range []string{dropIn, stock, dropIn} {
+		c := dropInServer(t, name, flags...)
+		for _, path := range written {
+			if got := c.get(path); got != said[path] {
+				t.Errorf("turn %d, %s says of %s:\n%s\nthe one before said:\n%s", turn, name, path, got, said[path])
+			}
+		}
+		object := fmt.Sprintf("turn-%d", turn)
+		_, err := c.client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: object}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.client.CoreV1().Secrets(object).Create(t.Context(),
+			&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: object}, Data: map[string][]byte{"turn": {byte(turn)}}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		written = append(written, "/api/v1/namespaces/"+object, "/api/v1/namespaces/"+object+"/secrets/"+object)
+		for _, path := range written {
+			said[path] = c.get(path)
+		}
+		if code := c.stop(syscall.SIGTERM); code != 0 {
+			t.Errorf("turn %d: exit status %d after SIGTERM\n%s", turn, code, c.log)
+		}
+	}
+}
+
 // An etcd from before progress requests is named in a warning, and consistent reads are
 // answered by way of etcd instead of waiting for a progress that nobody reports.
 func TestOldEtcd(t *testing.T) {
 	t.Parallel()
 	secure, tls := secureEtcd(t)
 	old := oldEtcd(t, secure, tls)
-	c := dropInServer(t, "--etcd-servers="+old)
+	c := dropInServer(t, dropIn, "--etcd-servers="+old)
 	createAndList(t, c)
 	var warnings int
 	for line := range strings.Lines(c.log.String()) {
@@ -135,8 +170,8 @@ func createAndList(t *testing.T, c *child) {
 	}
 }
 
-// dropInServer runs weir as kube-apiserver, with the flags that envtest gives.
-func dropInServer(t *testing.T, args ...string) *child {
+// dropInServer runs weir as kube-apiserver, or stock, with the flags that envtest gives.
+func dropInServer(t *testing.T, name string, args ...string) *child {
 	t.Helper()
 	dir := t.TempDir()
 	key, err := keyutil.MakeEllipticPrivateKeyPEM()
@@ -150,7 +185,7 @@ func dropInServer(t *testing.T, args ...string) *child {
 		}
 	}
 	config := &rest.Config{Host: "https://127.0.0.1:" + port, BearerToken: "sesame", TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
-	return start(t, func() (*rest.Config, error) { return config, nil }, dropIn, append([]string{
+	return start(t, func() (*rest.Config, error) { return config, nil }, name, append([]string{
 		"--secure-port=" + port,
 		"--bind-address=127.0.0.1",
 		"--advertise-address=127.0.0.1",

@@ -22,6 +22,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/component-base/cli"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 )
 
 // asMain, in the environment, makes the test binary be weir. Children are needed
@@ -29,11 +31,17 @@ import (
 // belong to a process.
 const asMain = "WEIR_TEST_AS_MAIN"
 
+// stock is the name under which a child is upstream's own command instead.
+const stock = "stock"
+
 // patience bounds every wait; nothing is decided by how much of it is used.
 const patience = 2 * time.Minute
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asMain) != "" {
+		if os.Args[0] == stock {
+			os.Exit(cli.Run(app.NewAPIServerCommand()))
+		}
 		main()
 		return
 	}
