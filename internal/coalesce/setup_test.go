@@ -17,6 +17,7 @@ import (
 
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/endpoints/responsewriter"
+	"k8s.io/apiserver/pkg/server/routine"
 
 	"github.com/weir-project/weir/internal/coalesce"
 	"github.com/weir-project/weir/internal/ledger"
@@ -91,6 +92,8 @@ type server struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	handler func(w http.ResponseWriter, req *http.Request, x exchange)
+	// routine says that requests are served as with the gate APIServingWithRoutine.
+	routine bool
 	// info is what the request is said to be.
 	info request.RequestInfo
 	// returned gets a value when coalesce.Handler has returned.
@@ -112,7 +115,11 @@ func newServer(t *testing.T, version int) *server {
 		x.outer = responsewriter.WrapForHTTP1Or2(x.tap)
 		inner := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { s.handler(w, req, x) })
 		info := s.info
-		coalesce.Handler(inner).ServeHTTP(x.outer, req.WithContext(request.WithRequestInfo(req.Context(), &info)))
+		handler := coalesce.Handler(inner)
+		if s.routine {
+			handler = routine.WithRoutine(handler, func(*http.Request, *request.RequestInfo) bool { return true })
+		}
+		handler.ServeHTTP(x.outer, req.WithContext(request.WithRequestInfo(req.Context(), &info)))
 		s.returned <- struct{}{}
 	}))
 	s.EnableHTTP2 = version == 2

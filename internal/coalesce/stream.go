@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/endpoints/responsewriter"
+	"k8s.io/apiserver/pkg/server/routine"
 
 	"github.com/weir-project/weir/internal/ledger"
 )
@@ -58,8 +59,23 @@ func Handler(next http.Handler) http.Handler {
 			return
 		}
 		s := &Stream{w: w}
-		defer s.close()
+		var later bool
+		defer func() {
+			if !later {
+				s.close()
+			}
+		}()
 		next.ServeHTTP(responsewriter.WrapForHTTP1Or2(s), req.WithContext(context.WithValue(req.Context(), contextKey{}, s)))
+		// With the gate APIServingWithRoutine, next has only left word of what there is to
+		// serve, and that is done when all handlers have returned.
+		if task := routine.TaskFrom(req.Context()); task != nil && task.Func != nil {
+			serve := task.Func
+			task.Func = func() {
+				defer s.close()
+				serve()
+			}
+			later = true
+		}
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/websocket"
 
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/server/routine"
 
 	"github.com/weir-project/weir/internal/coalesce"
 	"github.com/weir-project/weir/internal/ledger"
@@ -221,6 +222,56 @@ func TestNothingAfterReturn(t *testing.T) {
 		kept.(http.Flusher).Flush()
 		if more := x.tap.seen()[len(calls):]; len(more) != 0 {
 			t.Errorf("after the handler has returned, %v came through", more)
+		}
+	})
+}
+
+// TestRoutine serves as with the gate APIServingWithRoutine: after the handler has
+// returned. Only what comes after that is refused.
+func TestRoutine(t *testing.T) {
+	bothVersions(t, func(t *testing.T, s *server) {
+		s.routine = true
+		var kept http.ResponseWriter
+		s.handler = func(w http.ResponseWriter, req *http.Request, x exchange) {
+			kept = w
+			stream := coalesce.From(req.Context())
+			stream.Busy()
+			routine.TaskFrom(req.Context()).Func = func() {
+				begin(w)
+				for _, data := range []string{"first", "second"} {
+					stream.Busy()
+					if _, err := io.WriteString(w, data); err != nil {
+						t.Errorf("Write: %v", err)
+					}
+					w.(http.Flusher).Flush()
+					stream.Idle()
+				}
+				stream.Busy()
+				io.WriteString(w, "end")
+			}
+		}
+		got, err := io.ReadAll(s.get(t).Body)
+		if err != nil || string(got) != "firstsecondend" {
+			t.Errorf("the client read %q, %v", got, err)
+		}
+		wait(t, s.ctx, "the handler's return", s.returned)
+		if n, err := kept.Write([]byte("after")); n != 0 || err == nil {
+			t.Errorf("a write after the request has been served: %d, %v", n, err)
+		}
+	})
+}
+
+// TestPanic has the handler panic, which upstream's handlers do to cut a connection.
+func TestPanic(t *testing.T) {
+	bothVersions(t, func(t *testing.T, s *server) {
+		s.handler = func(w http.ResponseWriter, req *http.Request, x exchange) {
+			coalesce.From(req.Context()).Busy()
+			begin(w)
+			io.WriteString(w, "data")
+			panic(http.ErrAbortHandler)
+		}
+		if _, err := io.ReadAll(s.get(t).Body); err == nil {
+			t.Error("the client saw an ordinary end")
 		}
 	})
 }
