@@ -54,6 +54,7 @@ func plug(ctx context.Context, config *app.Config) error {
 		if err := slim(config.KubeAPIs.ControlPlane.VersionedInformers); err != nil {
 			return err
 		}
+		registerMetrics()
 		go pacer.Run(ctx, ledger.Process)
 		for _, getter := range []*generic.RESTOptionsGetter{
 			&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,

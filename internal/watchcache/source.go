@@ -310,5 +310,6 @@ func (s *source) advance(rev uint64) {
 	s.cache.mu.Lock()
 	s.gen.advance(rev)
 	s.cache.mu.Unlock()
+	metrics.EventsCounter.WithLabelValues(s.cache.cfg.GroupResource.Group, s.cache.cfg.GroupResource.Resource).Inc()
 	metrics.RecordResourceVersion(s.cache.cfg.GroupResource, rev)
 }
