@@ -5,6 +5,7 @@ package frame
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -152,7 +153,7 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 		// upstream's encoder that they have been sent.
 		return f.encode(encode, w)
 	case v.envelope == wire.Other:
-		e, err := f.codec.store.get(f, id, func() (encoded, error) {
+		e, err := f.codec.store.get(f, encoding{id, wire.Other}, func() (encoded, error) {
 			return f.build(wire.Other, encode)
 		})
 		if err != nil {
@@ -160,7 +161,7 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 		}
 		return e.writeEvent(v.eventType, w)
 	default:
-		e, err := f.codec.store.get(f, v.object, func() (encoded, error) {
+		e, err := f.codec.store.get(f, encoding{v.object, v.envelope}, func() (encoded, error) {
 			return f.buildObject(v, encode)
 		})
 		if err != nil {
@@ -195,8 +196,12 @@ func (f *Frame) build(format wire.Format, encode func(runtime.Object, io.Writer)
 // to encode itself, and so shows its encode function.
 func (f *Frame) buildObject(v *variant, encodeEvent func(runtime.Object, io.Writer) error) (encoded, error) {
 	probe := &probe{}
-	if err := encodeEvent(probe, io.Discard); probe.encode == nil {
-		return encoded{}, fmt.Errorf("encoding %s: the watch encoder did not ask for the object: %w", f.key, err)
+	err := encodeEvent(probe, io.Discard)
+	if probe.encode == nil {
+		if err == nil {
+			err = errors.New("the watch encoder did not ask for the object")
+		}
+		return encoded{}, fmt.Errorf("encoding %s: %w", f.key, err)
 	}
 	if probe.id != v.object {
 		return encoded{}, fmt.Errorf("encoding %s: the watch encoder names its object encoding %q in the event and %q when asked", f.key, v.object, probe.id)

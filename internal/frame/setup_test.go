@@ -4,6 +4,7 @@
 package frame
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -94,9 +95,12 @@ func attrsOf(obj runtime.Object) (labels.Set, fields.Set, error) {
 	return accessor.GetLabels(), fields.Set{"metadata.name": accessor.GetName(), "metadata.namespace": accessor.GetNamespace()}, nil
 }
 
-// internal returns a versioned object as it comes from storage.
+// internal returns a versioned object as it comes from storage: of the internal
+// version, and with defaults.
 func internal(t testing.TB, obj runtime.Object) runtime.Object {
 	t.Helper()
+	obj = obj.DeepCopyObject()
+	legacyscheme.Scheme.Default(obj)
 	gvks, _, err := legacyscheme.Scheme.ObjectKinds(obj)
 	if err != nil {
 		t.Fatal(err)
@@ -106,6 +110,20 @@ func internal(t testing.TB, obj runtime.Object) runtime.Object {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// equal compares two streams.
+func equal(t testing.TB, what string, got, want []byte) {
+	t.Helper()
+	if bytes.Equal(got, want) {
+		return
+	}
+	i := 0
+	for i < len(got) && i < len(want) && got[i] == want[i] {
+		i++
+	}
+	from := max(0, i-40)
+	t.Errorf("%s: %d bytes, want %d; they differ at %d:\n%.120q, want\n%.120q", what, len(got), len(want), i, got[from:], want[from:])
 }
 
 // frameOf encodes a versioned or custom object.

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/weir-project/weir/internal/ledger"
+	"github.com/weir-project/weir/internal/wire"
 )
 
 // DefaultBudget is how many bytes of derived encodings a process keeps.
@@ -30,8 +31,9 @@ type Store struct {
 	ledger *ledger.Ledger
 
 	mu sync.Mutex
-	// queue holds every finished *derived, the oldest in front. bytes is their sum,
-	// and bytes <= budget unless a single one is larger.
+	// queue holds every finished *derived, the oldest in front. bytes is their sum, and
+	// bytes <= budget: what is larger than that goes to those who wait for it, and is
+	// not kept.
 	queue list.List
 	bytes int64
 	// sweep runs while the queue is not empty.
@@ -43,10 +45,17 @@ func NewStore(budget int64, l *ledger.Ledger) *Store {
 	return &Store{budget: budget, ledger: l}
 }
 
+// encoding names one encoding of a frame: that of the whole event if envelope is
+// Other, else that of the object in it, which is kept with the envelope round it.
+type encoding struct {
+	id       runtime.Identifier
+	envelope wire.Format
+}
+
 // derived is one encoding of one frame.
 type derived struct {
 	frame *Frame
-	id    runtime.Identifier
+	name  encoding
 	// done is closed when encoded and err are set.
 	done chan struct{}
 	encoded
@@ -59,21 +68,21 @@ type derived struct {
 	element *list.Element
 }
 
-func (f *Frame) find(id runtime.Identifier) *derived {
+func (f *Frame) find(name encoding) *derived {
 	for d := f.derived.Load(); d != nil; d = d.next.Load() {
-		if d.id == id {
+		if d.name == name {
 			return d
 		}
 	}
 	return nil
 }
 
-// get returns the frame's encoding named id, made by build if there is none yet.
-func (s *Store) get(f *Frame, id runtime.Identifier, build func() (encoded, error)) (encoded, error) {
-	d := f.find(id)
+// get returns the frame's encoding of that name, made by build if there is none yet.
+func (s *Store) get(f *Frame, name encoding, build func() (encoded, error)) (encoded, error) {
+	d := f.find(name)
 	if d == nil {
 		var mine bool
-		if d, mine = s.claim(f, id); mine {
+		if d, mine = s.claim(f, name); mine {
 			s.finish(d, build)
 		}
 	}
@@ -86,13 +95,13 @@ func (s *Store) get(f *Frame, id runtime.Identifier, build func() (encoded, erro
 }
 
 // claim returns the frame's encoding, and whether the caller has to make it.
-func (s *Store) claim(f *Frame, id runtime.Identifier) (d *derived, mine bool) {
+func (s *Store) claim(f *Frame, name encoding) (d *derived, mine bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if d := f.find(id); d != nil {
+	if d := f.find(name); d != nil {
 		return d, false
 	}
-	d = &derived{frame: f, id: id, done: make(chan struct{})}
+	d = &derived{frame: f, name: name, done: make(chan struct{})}
 	d.next.Store(f.derived.Load())
 	f.derived.Store(d)
 	return d, true

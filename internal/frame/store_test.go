@@ -1,0 +1,358 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package frame
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	kruntime "k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/weir-project/weir/internal/ledger"
+	"github.com/weir-project/weir/internal/wire"
+)
+
+// storeOf returns a Store with a ledger of its own.
+func storeOf(budget int64) *Store { return NewStore(budget, &ledger.Ledger{}) }
+
+func name(i int) encoding { return encoding{id: kruntime.Identifier(fmt.Sprint("e", i))} }
+
+// bytesOf returns a build function that makes n bytes.
+func bytesOf(n int) func() (encoded, error) {
+	return func() (encoded, error) { return encoded{event: make([]byte, n)}, nil }
+}
+
+// check holds the Store's invariants: what is queued is what frames keep, is what is
+// booked, and is within the budget.
+func (s *Store) check(t *testing.T, frames ...*Frame) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	queued := map[*derived]bool{}
+	var bytes int64
+	for e := s.queue.Front(); e != nil; e = e.Next() {
+		d := e.Value.(*derived)
+		if d.element != e || d.err != nil || queued[d] {
+			t.Errorf("%q of %s is in the queue and should not be", d.name.id, d.frame.key)
+		}
+		queued[d] = true
+		bytes += int64(len(d.event))
+	}
+	if bytes != s.bytes || bytes != s.ledger.Bytes(ledger.Derived) || bytes > s.budget {
+		t.Errorf("%d bytes are kept, %d counted, %d booked and %d allowed", bytes, s.bytes, s.ledger.Bytes(ledger.Derived), s.budget)
+	}
+	for _, f := range frames {
+		for d := f.derived.Load(); d != nil; d = d.next.Load() {
+			if !queued[d] {
+				t.Errorf("%s keeps %q, which is not queued", f.key, d.name.id)
+			}
+			delete(queued, d)
+		}
+	}
+	if len(queued) != 0 {
+		t.Errorf("%d encodings are queued that no frame has", len(queued))
+	}
+	if s.sweep == nil && s.queue.Len() > 0 {
+		t.Error("nobody will sweep")
+	}
+}
+
+// askers has n goroutines ask for the same encoding, of whom one builds when all wait.
+// It returns what each got.
+func askers(s *Store, f *Frame, n int, build func() (encoded, error)) (builds int, got []encoded, errs []error) {
+	var mu sync.Mutex
+	release := make(chan struct{})
+	var all sync.WaitGroup
+	for range n {
+		all.Go(func() {
+			defer func() {
+				if r := recover(); r != nil {
+					mu.Lock()
+					errs = append(errs, fmt.Errorf("panic: %v", r))
+					mu.Unlock()
+				}
+			}()
+			e, err := s.get(f, name(0), func() (encoded, error) {
+				mu.Lock()
+				builds++
+				mu.Unlock()
+				<-release
+				return build()
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			got, errs = append(got, e), append(errs, err)
+		})
+	}
+	synctest.Wait() // one builds, the others wait for it
+	close(release)
+	all.Wait()
+	return builds, got, errs
+}
+
+// TestOneBuildForAll has many ask at the same time.
+func TestOneBuildForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, f := storeOf(100), &Frame{key: "f"}
+		builds, got, errs := askers(s, f, 50, bytesOf(10))
+		if builds != 1 {
+			t.Errorf("%d builds", builds)
+		}
+		for i := range got {
+			if errs[i] != nil || &got[i].event[0] != &got[0].event[0] {
+				t.Errorf("asker %d got other bytes, or %v", i, errs[i])
+			}
+		}
+		s.check(t, f)
+		if _, err := s.get(f, name(0), nil); err != nil { // it is there
+			t.Error(err)
+		}
+	})
+}
+
+// TestBuildFails has the build end in each bad way: all who wait are told, nothing is
+// left behind, and the next asker starts afresh.
+func TestBuildFails(t *testing.T) {
+	broken := errors.New("broken")
+	for how, build := range map[string]func() (encoded, error){
+		"error": func() (encoded, error) { return encoded{event: []byte("half")}, broken },
+		"panic": func() (encoded, error) { panic("no such luck") },
+		"exit":  func() (encoded, error) { runtime.Goexit(); return encoded{}, nil },
+	} {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, f := storeOf(100), &Frame{key: "the frame"}
+				builds, _, errs := askers(s, f, 50, build)
+				if builds != 1 {
+					t.Errorf("%d builds", builds)
+				}
+				want := 50
+				if how == "exit" {
+					want = 49 // the one who built is gone
+				}
+				if len(errs) != want {
+					t.Errorf("%d askers were answered, want %d", len(errs), want)
+				}
+				panics := 0
+				for _, err := range errs {
+					switch {
+					case err == nil:
+						t.Error("an asker was told that all is well")
+					case strings.HasPrefix(err.Error(), "panic: "):
+						panics++
+					case how == "error" && !errors.Is(err, broken), how != "error" && !strings.Contains(err.Error(), "the frame"):
+						t.Errorf("an asker was told %q", err)
+					}
+				}
+				if (how == "panic") != (panics == 1) {
+					t.Errorf("%d panics", panics)
+				}
+				if f.derived.Load() != nil || s.queue.Len() != 0 || s.sweep != nil {
+					t.Error("something is left behind")
+				}
+				s.check(t, f)
+				if e, err := s.get(f, name(0), bytesOf(7)); err != nil || len(e.event) != 7 {
+					t.Errorf("the next asker got %d bytes, %v", len(e.event), err)
+				}
+				s.check(t, f)
+			})
+		})
+	}
+}
+
+// kept returns which of the encodings 0 to n-1 of the frame are kept.
+func kept(f *Frame, n int) string {
+	var out []byte
+	for i := range n {
+		if f.find(name(i)) != nil {
+			out = fmt.Append(out, i)
+		}
+	}
+	return string(out)
+}
+
+// TestBudget fills a Store: the oldest goes first, unless somebody has asked for it
+// since it was last considered.
+func TestBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, f := storeOf(40), &Frame{key: "f"}
+		ask := func(i, n int) {
+			t.Helper()
+			if e, err := s.get(f, name(i), bytesOf(n)); err != nil || len(e.event) != n {
+				t.Fatalf("encoding %d: %d bytes, %v", i, len(e.event), err)
+			}
+			s.check(t, f)
+		}
+		is := func(want string) {
+			t.Helper()
+			if got := kept(f, 10); got != want {
+				t.Fatalf("kept are %q, want %q", got, want)
+			}
+		}
+		for i := range 4 {
+			ask(i, 10)
+		}
+		is("0123")
+		s.sweepIdle() // from here on, nobody has asked for any
+		ask(1, 10)
+		ask(4, 10)
+		is("1234")
+		ask(5, 10)
+		is("1345")
+		// One that fills the whole budget leaves no other.
+		s.sweepIdle()
+		ask(6, 40)
+		is("6")
+		// One that is larger than the budget is made, given and not kept.
+		s.sweepIdle()
+		ask(7, 41)
+		if got := kept(f, 10); got != "" && got != "6" {
+			t.Fatalf("kept are %q", got)
+		}
+		ask(7, 41)
+		if f.find(name(7)) != nil {
+			t.Error("what is larger than the budget is kept")
+		}
+	})
+}
+
+// TestIdle lets time pass, the clock of synctest's, for an encoding that is asked for
+// and one that is not.
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, f := storeOf(1000), &Frame{key: "f"}
+		began := time.Now()
+		for i := range 3 {
+			s.get(f, name(i), bytesOf(10))
+		}
+		for range 10 {
+			time.Sleep(idle)
+			synctest.Wait()
+			s.get(f, name(1), bytesOf(10))
+			s.check(t, f)
+			if passed := time.Since(began); passed < idle && kept(f, 3) != "012" || passed > 2*idle && kept(f, 3) != "1" {
+				t.Errorf("after %v, %q are kept", passed, kept(f, 3))
+			}
+		}
+		time.Sleep(2*idle + 1)
+		synctest.Wait()
+		s.check(t, f)
+		if kept(f, 3) != "" || s.bytes != 0 || s.sweep != nil {
+			t.Errorf("an idle store keeps %q, %d bytes, and a timer: %v", kept(f, 3), s.bytes, s.sweep != nil)
+		}
+		// And again from the beginning.
+		s.get(f, name(0), bytesOf(10))
+		s.check(t, f)
+		time.Sleep(2*idle + 1)
+		synctest.Wait()
+		if s.ledger.Bytes(ledger.Derived) != 0 {
+			t.Error("the second time, the store was not swept")
+		}
+	})
+}
+
+// TestStoreAtRandom has many goroutines ask for encodings of many frames under a
+// budget that is always short, with builds that fail and sweeps in between.
+func TestStoreAtRandom(t *testing.T) {
+	r := random(t)
+	s := storeOf(500)
+	frames := make([]*Frame, 6)
+	for i := range frames {
+		frames[i] = &Frame{key: fmt.Sprint("f", i)}
+	}
+	broken := errors.New("broken")
+	var all sync.WaitGroup
+	for range 8 {
+		seeds := make([]uint32, 3000)
+		for i := range seeds {
+			seeds[i] = r.Uint32()
+		}
+		all.Go(func() {
+			for _, x := range seeds {
+				f, i, how := frames[x%6], int(x/6%9), x/64%20
+				size := 1 + 13*i
+				want := []byte(strings.Repeat(f.key[1:], size))
+				e, err := s.get(f, name(i), func() (encoded, error) {
+					if how == 0 {
+						return encoded{}, broken
+					}
+					return encoded{event: bytes.Clone(want)}, nil
+				})
+				if err != nil && !errors.Is(err, broken) || err == nil && !bytes.Equal(e.event, want) {
+					t.Errorf("encoding %d of %s: %q, %v", i, f.key, e.event, err)
+					return
+				}
+				if how == 1 {
+					s.sweepIdle()
+				}
+			}
+		})
+	}
+	all.Wait()
+	s.check(t, frames...)
+	s.sweepIdle()
+	s.sweepIdle()
+	s.check(t, frames...)
+	if s.bytes != 0 {
+		t.Errorf("an idle store keeps %d bytes", s.bytes)
+	}
+}
+
+// TestEnvelopesAreApart asks for one object encoding in events of two formats.
+func TestEnvelopesAreApart(t *testing.T) {
+	s, f := storeOf(100), &Frame{key: "f"}
+	for _, envelope := range []wire.Format{wire.JSON, wire.Protobuf, wire.JSON} {
+		e, err := s.get(f, encoding{"id", envelope}, func() (encoded, error) { return enclose(envelope, []byte("{}")), nil })
+		if err != nil || e.format != envelope {
+			t.Errorf("asked for %v, got %v, %v", envelope, e.format, err)
+		}
+	}
+	s.sweepIdle()
+	s.sweepIdle()
+}
+
+// TestBuildObject holds what an encoder of events has to do, and what happens if one
+// day upstream's does not.
+func TestBuildObject(t *testing.T) {
+	c, _ := core("ConfigMap", "configmaps").codec(t, 1<<20)
+	f := frameOf(t, c, configMap)
+	v := &variant{envelope: wire.JSON, object: "object"}
+	broken := errors.New("broken")
+	for what, encode := range map[string]func(kruntime.Object, io.Writer) error{
+		"does not ask":     func(kruntime.Object, io.Writer) error { return nil },
+		"fails":            func(kruntime.Object, io.Writer) error { return broken },
+		"asks for another": asks("other", func(kruntime.Object, io.Writer) error { return nil }),
+		"cannot encode":    asks("object", func(kruntime.Object, io.Writer) error { return broken }),
+	} {
+		_, err := f.buildObject(v, encode)
+		if err == nil || strings.Contains(err.Error(), "%!") {
+			t.Errorf("an encoder that %s: %v", what, err)
+		}
+		if (what == "fails" || what == "cannot encode") && !errors.Is(err, broken) {
+			t.Errorf("an encoder that %s: %v", what, err)
+		}
+	}
+	e, err := f.buildObject(v, asks("object", func(_ kruntime.Object, w io.Writer) error {
+		_, err := io.WriteString(w, "{}\n")
+		return err
+	}))
+	if err != nil || string(e.event) != `{"type":"ADDED","object":{}}`+"\n" {
+		t.Errorf("the event is %q, %v", e.event, err)
+	}
+}
+
+// asks returns an encoder of events that asks the object to encode itself.
+func asks(id kruntime.Identifier, encode func(kruntime.Object, io.Writer) error) func(kruntime.Object, io.Writer) error {
+	return func(obj kruntime.Object, w io.Writer) error {
+		return obj.(kruntime.CacheableObject).CacheEncode(id, encode, w)
+	}
+}
