@@ -91,6 +91,9 @@ func TestEncode(t *testing.T) {
 			r.mediaType = mediaType
 			c, _ := r.codec(t, 1<<20)
 			f := frameOf(t, c, configMap)
+			for range 3 { // scratch buffers are used again
+				frameOf(t, c, &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: strings.Repeat("x", 1000), ResourceVersion: "1"}})
+			}
 			if f.primary.format != format {
 				t.Errorf("the frame is in %v, want %v", f.primary.format, format)
 			}
@@ -131,7 +134,7 @@ func TestEncode(t *testing.T) {
 // it is served, whatever the storage codec makes of it.
 func TestEncodeCustom(t *testing.T) {
 	c := NewCodec(Config{
-		Codec:     unstructured.UnstructuredJSONScheme,
+		Codec:     brokenCodec{unstructured.UnstructuredJSONScheme, errors.New("this encodes to the stored version")},
 		NewFunc:   func() runtime.Object { return &unstructured.Unstructured{} },
 		Attrs:     attrsOf,
 		Versioner: storage.APIObjectVersioner{},
@@ -183,6 +186,30 @@ func TestEncodeErrors(t *testing.T) {
 	if _, err := c.Encode("/configmaps/b/a", good); !errors.Is(err, broken) || !strings.Contains(err.Error(), "/configmaps/b/a") {
 		t.Errorf("an object that cannot be encoded: %v", err)
 	}
+}
+
+// TestSharedBytes holds that an ADDED event is written from the frame itself, and any
+// event with one Write: upstream's framers make one message of each.
+func TestSharedBytes(t *testing.T) {
+	c, _ := core("ConfigMap", "configmaps").codec(t, 0)
+	f := frameOf(t, c, configMap)
+	for _, eventType := range []string{"ADDED", "MODIFIED", "DELETED"} {
+		var writes writes
+		if err := f.primary.writeEvent(eventType, &writes); err != nil || len(writes) != 1 {
+			t.Fatalf("%s: %d writes, %v", eventType, len(writes), err)
+		}
+		if shared := &writes[0][0] == &f.primary.event[0]; shared != (eventType == "ADDED") {
+			t.Errorf("%s is written from the frame itself: %v", eventType, shared)
+		}
+	}
+}
+
+// writes keeps what is written, not a copy of it.
+type writes [][]byte
+
+func (w *writes) Write(p []byte) (int, error) {
+	*w = append(*w, p)
+	return len(p), nil
 }
 
 type brokenCodec struct {

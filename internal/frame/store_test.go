@@ -52,6 +52,9 @@ func (s *Store) check(t *testing.T, frames ...*Frame) {
 	}
 	for _, f := range frames {
 		for d := f.derived.Load(); d != nil; d = d.next.Load() {
+			if f.find(d.name) != d {
+				t.Errorf("%s keeps %q twice", f.key, d.name.id)
+			}
 			if !queued[d] {
 				t.Errorf("%s keeps %q, which is not queued", f.key, d.name.id)
 			}
@@ -115,6 +118,10 @@ func TestOneBuildForAll(t *testing.T) {
 		s.check(t, f)
 		if _, err := s.get(f, name(0), nil); err != nil { // it is there
 			t.Error(err)
+		}
+		// One who looked before it was there, and claims it now, comes too late.
+		if d, mine := s.claim(f, name(0)); mine || d != f.find(name(0)) {
+			t.Error("an encoding that is there can be claimed")
 		}
 	})
 }
