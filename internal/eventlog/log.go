@@ -23,7 +23,7 @@ var (
 // Config bounds a log. Bounds are applied to the oldest events first.
 type Config[K comparable, E any] struct {
 	// MaxBytes returns the number of bytes that the log may hold, as told by the
-	// sizes given to Append. It is asked at every Append, under the log's lock.
+	// sizes given to Append. It is asked by Append and Advance, under the log's lock.
 	MaxBytes func() int64
 	// MaxEvents is the number of events that the log may hold.
 	MaxEvents int
@@ -122,7 +122,8 @@ func (l *Log[K, E]) at(seq uint64) *record[E] {
 }
 
 // Append adds an event with its revision, which must not be below the previous
-// one's, and the number of bytes that the log keeps alive by holding it.
+// one's, and the number of bytes that the log keeps alive by holding it. A closed log
+// takes none.
 func (l *Log[K, E]) Append(rev uint64, size int64, event E) {
 	now := l.cfg.Now()
 	l.mu.Lock()
@@ -156,11 +157,17 @@ func (l *Log[K, E]) Append(rev uint64, size int64, event E) {
 	l.trimLocked(now)
 }
 
-// Advance says that nothing happened up to revision rev. It wakes nobody.
+// Advance says that nothing happened up to revision rev. It wakes nobody. Events that
+// have become too old go, so that a resource at rest does not keep them.
 func (l *Log[K, E]) Advance(rev uint64) {
+	now := l.cfg.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed {
+		return
+	}
 	l.head = max(l.head, rev)
+	l.trimLocked(now)
 }
 
 // resizeLocked moves the events into a ring of n slots.
@@ -172,7 +179,8 @@ func (l *Log[K, E]) resizeLocked(n int) {
 	l.ring = ring
 }
 
-// trimLocked drops the oldest events until the bounds hold.
+// trimLocked drops the oldest events until the bounds hold. That may be the one just
+// appended, if it alone is larger than the log may be.
 func (l *Log[K, E]) trimLocked(now time.Time) {
 	maxBytes := l.cfg.MaxBytes()
 	for l.first < l.next && (l.bytes > maxBytes || l.next-l.first > uint64(l.cfg.MaxEvents)) {

@@ -64,6 +64,7 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 		return s.appendAll(t, d)
 	case "advance":
 		s.Advance(number(t, d, "rev"))
+		return s.gone()
 	case "trim":
 		s.TrimTo(number(t, d, "rev"))
 		return s.gone()

@@ -65,6 +65,10 @@ func (tw *twin) append(e event, now time.Time, maxBytes int64, cfg *Config[strin
 	tw.at = append(tw.at, now)
 	tw.head = e.rev
 	tw.bytes += e.size
+	tw.trim(now, maxBytes, cfg)
+}
+
+func (tw *twin) trim(now time.Time, maxBytes int64, cfg *Config[string, event]) {
 	for tw.gone < len(tw.events) && (tw.bytes > maxBytes || len(tw.events)-tw.gone > cfg.MaxEvents) {
 		tw.drop()
 	}
@@ -242,8 +246,11 @@ func twinRun(t *testing.T, r *rand.Rand) {
 			h.now = h.now.Add(time.Duration(r.IntN(3000)) * time.Millisecond)
 		case op < 95:
 			rev := tw.head + r.Uint64N(3)
-			tw.head = rev
 			h.Advance(rev)
+			if !tw.closed {
+				tw.head = rev
+				tw.trim(h.now, h.maxBytes, cfg)
+			}
 		case op < 97:
 			rev := tw.head + 3 - min(tw.head+3, r.Uint64N(20))
 			tw.trimTo(rev)
@@ -251,8 +258,8 @@ func twinRun(t *testing.T, r *rand.Rand) {
 		case op < 99:
 			h.maxBytes = r.Int64N(3000)
 		case r.IntN(8) == 0:
-			if !tw.closed {
-				tw.trimTo(tw.head)
+			for tw.gone < len(tw.events) {
+				tw.drop()
 			}
 			tw.closed = true
 			h.Close()
@@ -268,10 +275,10 @@ func twinRun(t *testing.T, r *rand.Rand) {
 			t.Fatalf("trimmed %v, want %v", h.trimmed, tw.events[:tw.gone])
 		}
 		want := Stats{Events: len(tw.events) - tw.gone, Bytes: tw.bytes, Floor: tw.floor, Head: tw.head, Cursors: len(tw.cursors)}
-		if got := h.Stats(); got != want && !tw.closed {
+		if got := h.Stats(); got != want {
 			t.Fatalf("the log says %+v, want %+v", got, want)
 		}
-		if got := h.Floor(); got != tw.floor && !tw.closed {
+		if got := h.Floor(); got != tw.floor {
 			t.Fatalf("floor %d, want %d", got, tw.floor)
 		}
 	}
