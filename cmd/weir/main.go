@@ -4,6 +4,7 @@
 // Command weir is a kube-apiserver whose lists and watches stream.
 //
 //	weir serve [flags]       the server; every flag of kube-apiserver
+//	weir bench SCENARIO      measures servers, this one among them
 //
 // Under the name kube-apiserver it takes the flags directly, so that it can stand
 // where that program stands.
@@ -21,6 +22,7 @@ import (
 	_ "k8s.io/component-base/logs/json/register"          // --logging-format=json
 	_ "k8s.io/component-base/metrics/prometheus/clientgo" // client-go's metrics
 	_ "k8s.io/component-base/metrics/prometheus/version"  // kubernetes_build_info
+	"k8s.io/component-base/version/verflag"
 )
 
 // dropIn is the name under which weir takes kube-apiserver's place.
@@ -44,8 +46,12 @@ func newCommand(name string) *cobra.Command {
 		Short:         "A kube-apiserver whose lists and watches stream",
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			verflag.PrintAndExitIfRequested()
+			return cmd.Help()
+		},
 	}
-	root.AddCommand(newServeCommand("serve", defaultDataDir))
+	root.AddCommand(newServeCommand("serve", defaultDataDir), newBenchCommand())
 	return root
 }
 

@@ -6,7 +6,6 @@ package bench
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -23,10 +22,18 @@ const (
 	staticSubcommand    = "internal-static"
 )
 
-// NewCommand returns "bench", to be a subcommand of weir. It ends with an error, for exit status 1, when any target
+// Program tells bench what the program is that it is part of: targets weir and weir-off are that same program.
+type Program struct {
+	// ServerName is the name (argv[0]) under which the program is a kube-apiserver.
+	ServerName string
+	// Off are the server's flags that switch off what sets it apart from upstream's.
+	Off []string
+}
+
+// NewCommand returns "bench", to be a subcommand of program. It ends with an error, for exit status 1, when any target
 // failed, with all that was measured until then on standard output and in results.json.
-func NewCommand() *cobra.Command {
-	o := &Options{}
+func NewCommand(program Program) *cobra.Command {
+	o := &Options{program: program}
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure a kube-apiserver from outside, alone or against others",
@@ -61,8 +68,7 @@ func (o *Options) addFlags(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&o.Targets, "target", nil, "what to measure: weir, weir-off (weir's own gates off) stock (upstream's kube-apiserver) or static (the floor: a bare HTTP/2 server that sends the bytes of another target; scenarios that read a collection only)")
 	fs.StringSliceVar(&o.Targets, "compare", nil, "several targets, separated by commas; ratios are to the first")
 	fs.StringVar(&o.StockBinary, "stock-binary", "", "path of an upstream kube-apiserver, for target stock")
-	self, _ := os.Executable() // empty: the flag is then needed, and said to be
-	fs.StringVar(&o.WeirBinary, "weir-binary", self, "path of a weir binary, for targets weir and weir-off")
+	fs.StringVar(&o.WeirBinary, "weir-binary", "", "path of another weir binary, for targets weir and weir-off (default: this program)")
 	fs.StringArrayVar(&o.TargetArgs, "target-arg", nil, "another flag for one target, as name=--flag=value; may be repeated")
 	fs.StringVar(&o.WorkDir, "work-dir", "", "keep etcd's data, keys and logs here, and reuse data that an earlier run loaded (default: a temporary directory)")
 	fs.StringVar(&o.OutDir, "out", "weir-bench-results", "directory for results.json")

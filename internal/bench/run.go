@@ -37,11 +37,13 @@ type Options struct {
 
 	PprofDir     string
 	PprofSeconds int
+
+	program Program
 }
 
 // target finds what a name on the command line stands for.
 func (o *Options) target(name string) (Target, error) {
-	t := Target{Name: name}
+	t := Target{Name: name, Argv0: o.program.ServerName}
 	switch name {
 	case "stock":
 		t.Binary = o.StockBinary
@@ -54,7 +56,7 @@ func (o *Options) target(name string) (Target, error) {
 		t.Binary = o.WeirBinary
 	case "weir-off":
 		t.Binary = o.WeirBinary
-		t.Args = []string{"--feature-gates=EncodedWatchCache=false"}
+		t.Args = slices.Clone(o.program.Off)
 	default:
 		return Target{}, fmt.Errorf("target %q: unknown; there are stock, weir, weir-off and static", name)
 	}
@@ -259,7 +261,7 @@ func (b *bench) startTarget(t Target, what string) (*server, error) {
 	if t.static {
 		return startStatic(t, b.self, b.recordings(), log, b.creds)
 	}
-	return startServer(t, b.etcd.endpoint, b.workDir, log, b.creds)
+	return startServer(t, b.self, b.etcd.endpoint, b.workDir, log, b.creds)
 }
 
 // watchDeath gives a context that ends, with the reason as its cause, when the server dies.

@@ -24,8 +24,9 @@ import (
 // Target is one kind of server that bench starts: a binary and what sets it apart from the others.
 type Target struct {
 	Name   string   `json:"name"`
-	Binary string   `json:"binary"`         // path of a kube-apiserver, or of a program that is one under that name
-	Args   []string `json:"args,omitempty"` // beside the flags that every target gets
+	Binary string   `json:"binary,omitempty"` // path of a kube-apiserver; empty for this program
+	Argv0  string   `json:"argv0,omitempty"`  // name that it is started under
+	Args   []string `json:"args,omitempty"`   // beside the flags that every target gets
 	static bool     // the static target, which bench serves itself
 }
 
@@ -64,32 +65,27 @@ func commonArgs(port int, etcdURL, certDir string, c *credentials) []string {
 }
 
 // startServer starts a target over etcd and returns before it is ready. The log goes to logFile.
-func startServer(t Target, etcdURL, workDir, logFile string, creds *credentials) (*server, error) {
-	// Under its own directory and the name kube-apiserver: that name is how a weir binary knows that it is to be one.
-	binDir := filepath.Join(workDir, "bin", t.Name)
+func startServer(t Target, self selfExec, etcdURL, workDir, logFile string, creds *credentials) (*server, error) {
 	certDir := filepath.Join(workDir, "certs", t.Name)
-	if err := makeDirs(binDir, certDir, filepath.Dir(logFile)); err != nil {
+	if err := makeDirs(certDir, filepath.Dir(logFile)); err != nil {
 		return nil, err
 	}
-	binary, err := filepath.Abs(t.Binary)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := os.Stat(binary); err != nil {
-		return nil, fmt.Errorf("target %s: %w; name its binary with a flag", t.Name, err)
-	}
-	link := filepath.Join(binDir, "kube-apiserver")
-	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	if err := os.Symlink(binary, link); err != nil {
-		return nil, fmt.Errorf("target %s: %w", t.Name, err)
+	binary := self.path // of this very program, also when a new build has replaced its file
+	if t.Binary != "" {
+		var err error
+		if binary, err = filepath.Abs(t.Binary); err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(binary); err != nil {
+			return nil, fmt.Errorf("target %s: %w; name its binary with a flag", t.Name, err)
+		}
 	}
 	ports, err := freePorts(1)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(link, append(commonArgs(ports[0], etcdURL, certDir, creds), t.Args...)...)
+	cmd := exec.Command(binary, append(commonArgs(ports[0], etcdURL, certDir, creds), t.Args...)...)
+	cmd.Args[0] = t.Argv0
 	cmd.Dir = workDir
 	return launch(t, cmd, ports[0], logFile, creds)
 }
