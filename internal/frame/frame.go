@@ -153,7 +153,7 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 		// upstream's encoder that they have been sent.
 		return f.encode(encode, w)
 	case v.envelope == wire.Other:
-		e, err := f.codec.store.get(f, encoding{id, wire.Other}, func() (encoded, error) {
+		e, err := f.codec.store.get(f, encoding{id, wire.Other, v.table}, func() (encoded, error) {
 			return f.build(wire.Other, encode)
 		})
 		if err != nil {
@@ -161,7 +161,7 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 		}
 		return e.writeEvent(v.eventType, w)
 	default:
-		e, err := f.codec.store.get(f, encoding{v.object, v.envelope}, func() (encoded, error) {
+		e, err := f.codec.store.get(f, encoding{v.object, v.envelope, v.table}, func() (encoded, error) {
 			return f.buildObject(v, encode)
 		})
 		if err != nil {

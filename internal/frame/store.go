@@ -23,6 +23,10 @@ const DefaultBudget = 256 << 20
 // two of it at most.
 const idle = 15 * time.Second
 
+// fresh is how long a perishable encoding is handed out: what it says is given in
+// seconds.
+const fresh = time.Second
+
 // Store keeps the derived encodings of frames: each made once for everybody who asks
 // for it at the same time, and kept while it is being asked for and the budget
 // allows. It may be used by any number of goroutines.
@@ -50,6 +54,9 @@ func NewStore(budget int64, l *ledger.Ledger) *Store {
 type encoding struct {
 	id       runtime.Identifier
 	envelope wire.Format
+	// perishable encodings are true for the moment only: the rows of a Table say how
+	// old an object is.
+	perishable bool
 }
 
 // derived is one encoding of one frame.
@@ -60,6 +67,8 @@ type derived struct {
 	done chan struct{}
 	encoded
 	err error
+	// made is when, for those that perish. Set before done is closed.
+	made time.Time
 	// used says that somebody asked since the last sweep.
 	used atomic.Bool
 	// next is the frame's next encoding. Written under Store.mu.
@@ -77,10 +86,23 @@ func (f *Frame) find(name encoding) *derived {
 	return nil
 }
 
+// stale tells whether d must not be handed out any more.
+func (d *derived) stale() bool {
+	if d == nil || !d.name.perishable {
+		return d == nil
+	}
+	select {
+	case <-d.done:
+		return time.Since(d.made) > fresh
+	default:
+		return false
+	}
+}
+
 // get returns the frame's encoding of that name, made by build if there is none yet.
 func (s *Store) get(f *Frame, name encoding, build func() (encoded, error)) (encoded, error) {
 	d := f.find(name)
-	if d == nil {
+	if d.stale() {
 		var mine bool
 		if d, mine = s.claim(f, name); mine {
 			s.finish(d, build)
@@ -98,8 +120,12 @@ func (s *Store) get(f *Frame, name encoding, build func() (encoded, error)) (enc
 func (s *Store) claim(f *Frame, name encoding) (d *derived, mine bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if d := f.find(name); d != nil {
+	if d := f.find(name); !d.stale() {
 		return d, false
+	} else if d != nil && d.element != nil {
+		s.drop(d)
+	} else if d != nil {
+		s.unlink(d)
 	}
 	d = &derived{frame: f, name: name, done: make(chan struct{})}
 	d.next.Store(f.derived.Load())
@@ -126,6 +152,7 @@ func (s *Store) finish(d *derived, build func() (encoded, error)) {
 		}
 	}()
 	d.encoded, d.err = build()
+	d.made = time.Now()
 }
 
 // evict drops the oldest encodings that nobody used of late until the budget holds.

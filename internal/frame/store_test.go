@@ -267,6 +267,39 @@ func TestIdle(t *testing.T) {
 	})
 }
 
+// TestPerishable lets time pass, the clock of synctest's, for a Table and for an
+// encoding that stays true.
+func TestPerishable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, f := storeOf(1000), &Frame{key: "f"}
+		table, object := encoding{id: "table", perishable: true}, encoding{id: "object"}
+		built := map[encoding]int{}
+		ask := func() {
+			for _, n := range []encoding{table, object} {
+				s.get(f, n, func() (encoded, error) {
+					built[n]++
+					return encoded{event: make([]byte, 10)}, nil
+				})
+			}
+			s.check(t, f)
+		}
+		ask()
+		ask()
+		if built[table] != 1 || built[object] != 1 {
+			t.Errorf("within a second, a Table was made %d times and an object %d times, want once", built[table], built[object])
+		}
+		time.Sleep(fresh + 1)
+		ask()
+		ask()
+		if built[table] != 2 || built[object] != 1 {
+			t.Errorf("after a second, a Table was made %d times, want twice, and an object %d times, want once", built[table], built[object])
+		}
+		time.Sleep(2*idle + 1)
+		synctest.Wait()
+		s.check(t, f)
+	})
+}
+
 // TestStoreAtRandom has many goroutines ask for encodings of many frames under a
 // budget that is always short, with builds that fail and sweeps in between.
 func TestStoreAtRandom(t *testing.T) {
@@ -318,7 +351,7 @@ func TestStoreAtRandom(t *testing.T) {
 func TestEnvelopesAreApart(t *testing.T) {
 	s, f := storeOf(100), &Frame{key: "f"}
 	for _, envelope := range []wire.Format{wire.JSON, wire.Protobuf, wire.JSON} {
-		e, err := s.get(f, encoding{"id", envelope}, func() (encoded, error) { return enclose(envelope, []byte("{}")), nil })
+		e, err := s.get(f, encoding{id: "id", envelope: envelope}, func() (encoded, error) { return enclose(envelope, []byte("{}")), nil })
 		if err != nil || e.format != envelope {
 			t.Errorf("asked for %v, got %v, %v", envelope, e.format, err)
 		}

@@ -30,9 +30,9 @@ type variant struct {
 	plain        bool
 	objectFormat wire.Format
 	apiVersion   string
-	// columns says that the object is a Table with its column definitions. Upstream
+	// table says that the object is a Table; columns that it is one with its column definitions. Upstream
 	// sends them in the first event of a stream only.
-	columns bool
+	table, columns bool
 }
 
 type watchIdentifier struct {
@@ -87,7 +87,8 @@ func parseVariant(id runtime.Identifier) *variant {
 		v.apiVersion = codec.EncodeGV
 		v.plain = v.objectFormat != wire.Other && v.objectFormat == v.envelope
 	} else if json.Unmarshal([]byte(w.EmbeddedEncoder), &t) == nil {
-		v.columns = t.Name == "watch-embedded" && isTable(t.Target) && !t.NoHeaders
+		v.table = t.Name == "watch-embedded" && isTable(t.Target)
+		v.columns = v.table && !t.NoHeaders
 	}
 	return v
 }
