@@ -129,6 +129,8 @@ type storeOptions struct {
 	transformer value.Transformer
 	// bare leaves out the layer that tells corrupt objects from other errors.
 	bare bool
+	// still leaves out the one who looks at etcd's compactions.
+	still bool
 }
 
 // newStore returns upstream's store of Pods, put together as the storage factory does.
@@ -147,8 +149,12 @@ func newStore(t testing.TB, client *kubernetes.Client, o storeOptions) storage.I
 		o.transformer = etcd3.WithCorruptObjErrorHandlingTransformer(o.transformer)
 		decoder = etcd3.WithCorruptObjErrorHandlingDecoder(decoder)
 	}
-	compactor := etcd3.NewCompactor(client.Client, 0, clock.RealClock{}, nil)
-	t.Cleanup(compactor.Stop)
+	var compactor etcd3.Compactor
+	if !o.still {
+		c := etcd3.NewCompactor(client.Client, 0, clock.RealClock{}, nil)
+		t.Cleanup(c.Stop)
+		compactor = c
+	}
 	s, err := etcd3.New(client, compactor, o.codec, newPod, newPodList, o.prefix, podPrefix, podResource,
 		o.transformer, etcd3.NewDefaultLeaseManagerConfig(), decoder, versioner)
 	if err != nil {
