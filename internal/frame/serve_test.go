@@ -110,7 +110,7 @@ func TestVariants(t *testing.T) {
 		{core("ConfigMap", "configmaps"), configMap, inJSON, slices.Repeat([]variant{{envelope: wire.JSON, plain: true, objectFormat: wire.JSON, apiVersion: "v1"}}, 3)},
 		{core("ConfigMap", "configmaps"), configMap, inProtobuf, slices.Repeat([]variant{{envelope: wire.Protobuf, plain: true, objectFormat: wire.Protobuf, apiVersion: "v1"}}, 3)},
 		{hpa, scaler, inProtobuf, slices.Repeat([]variant{{envelope: wire.Protobuf, plain: true, objectFormat: wire.Protobuf, apiVersion: "autoscaling/v1"}}, 3)},
-		{core("ConfigMap", "configmaps"), configMap, inJSON + asTable, []variant{{envelope: wire.JSON, columns: true}, {envelope: wire.JSON}, {envelope: wire.JSON}}},
+		{core("ConfigMap", "configmaps"), configMap, inJSON + asTable, []variant{{envelope: wire.JSON, table: true, columns: true}, {envelope: wire.JSON, table: true}, {envelope: wire.JSON, table: true}}},
 		{core("ConfigMap", "configmaps"), configMap, inJSON + asPartial, slices.Repeat([]variant{{envelope: wire.JSON}}, 3)},
 		{core("ConfigMap", "configmaps"), configMap, inProtobuf + asPartial, slices.Repeat([]variant{{envelope: wire.Protobuf}}, 3)},
 	} {

@@ -30,8 +30,8 @@ type variant struct {
 	plain        bool
 	objectFormat wire.Format
 	apiVersion   string
-	// table says that the object is a Table; columns that it is one with its column definitions. Upstream
-	// sends them in the first event of a stream only.
+	// table says that the object is a Table; columns that it is one with its column
+	// definitions, which upstream sends in the first event of a stream only.
 	table, columns bool
 }
 
