@@ -4,8 +4,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,10 +15,12 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
@@ -181,5 +185,37 @@ func TestServeGates(t *testing.T) {
 	}
 	if !strings.Contains(string(help), "stand-alone mode") {
 		t.Error("--help does not say what stand-alone mode is")
+	}
+}
+
+// Told to stop while it waits for an etcd that does not answer, it stops, and does not
+// call that an error.
+func TestServeStopsWhileWaitingForEtcd(t *testing.T) {
+	t.Parallel()
+	port := freePort(t)
+	cmd := command(t, "weir", "serve", "--etcd-servers=http://127.0.0.1:"+freePort(t), "--bind-address=127.0.0.1", "--secure-port="+port)
+	output := new(logBuffer)
+	cmd.Stdout, cmd.Stderr = output, output
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	defer timer.Stop()
+	// The port is opened before etcd is asked, and after signals are listened to.
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err := wait.PollUntilContextCancel(ctx, 50*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", "127.0.0.1:"+port)
+		if err != nil {
+			return false, nil
+		}
+		return true, conn.Close()
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil || output.String() != "" {
+		t.Errorf("%v, want exit status 0 and nothing said:\n%s", err, output)
 	}
 }

@@ -44,14 +44,17 @@ func (o *Options) checkEtcd(ctx context.Context) error {
 		}
 	}
 
-	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	patience, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
 	var old []string
 	for _, endpoints := range clusters {
 		members, err := etcd.External{
 			Endpoints: endpoints,
 			CertFile:  t.CertFile, KeyFile: t.KeyFile, CAFile: t.TrustedCAFile,
-		}.Check(ctx)
+		}.Check(patience)
+		if ctx.Err() != nil {
+			return ctx.Err() // told to stop: what etcd would have said is no matter
+		}
 		if err != nil {
 			return err
 		}
