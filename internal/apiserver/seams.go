@@ -40,34 +40,32 @@ func init() {
 // watchCache makes the storage that stands where upstream has its cacher.
 var watchCache = watchcache.Decorator()
 
-// innermost wraps the handler that routes to the API, behind authentication,
-// authorization, flow control and audit.
-func innermost(api http.Handler) http.Handler { return coalesce.Handler(api) }
-
-// plug puts weir's parts into an assembled configuration: the storage of every
-// resource of all three servers in the chain, and the handler of the one that
-// clients talk to. The delegates' own chains never see a request. With weir's cache
-// come leaner informers of the server's own and, until ctx ends, a collector paced
-// by what the cache holds.
+// plug puts weir's parts into an assembled configuration if the gate is on: the
+// storage of every resource of all three servers in the chain, and a handler that
+// stands innermost in the chain of the one that clients talk to, behind
+// authentication, authorization, flow control and audit. The delegates' own chains
+// never see a request. With weir's cache come leaner informers of the server's own
+// and, until ctx ends, a collector paced by what the cache holds.
 func plug(ctx context.Context, config *app.Config) error {
-	if utilfeature.DefaultFeatureGate.Enabled(EncodedWatchCache) {
-		if err := slim(config.KubeAPIs.ControlPlane.VersionedInformers); err != nil {
-			return err
-		}
-		registerMetrics()
-		go pacer.Run(ctx, ledger.Process)
-		for _, getter := range []*generic.RESTOptionsGetter{
-			&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,
-			&config.Aggregator.GenericConfig.RESTOptionsGetter,
-			&config.ApiExtensions.GenericConfig.RESTOptionsGetter,
-			&config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter,
-		} {
-			*getter = cachedRESTOptions{*getter}
-		}
+	if !utilfeature.DefaultFeatureGate.Enabled(EncodedWatchCache) {
+		return nil
+	}
+	if err := slim(config.KubeAPIs.ControlPlane.VersionedInformers); err != nil {
+		return err
+	}
+	registerMetrics()
+	go pacer.Run(ctx, ledger.Process)
+	for _, getter := range []*generic.RESTOptionsGetter{
+		&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,
+		&config.Aggregator.GenericConfig.RESTOptionsGetter,
+		&config.ApiExtensions.GenericConfig.RESTOptionsGetter,
+		&config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter,
+	} {
+		*getter = cachedRESTOptions{*getter}
 	}
 	chain := config.Aggregator.GenericConfig.BuildHandlerChainFunc
 	config.Aggregator.GenericConfig.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
-		return chain(innermost(api), c)
+		return chain(coalesce.Handler(api), c)
 	}
 	return nil
 }
