@@ -141,8 +141,31 @@ func (f *Frame) Decode() (runtime.Object, error) {
 	return obj, nil
 }
 
-// CacheEncode implements runtime.CacheableObject. For a watch event in a known
-// format it writes shared bytes; for anything else it encodes the decoded object.
+// Kind returns the kind that the primary encoding names.
+func (f *Frame) Kind() string { return f.typ.kind }
+
+// As returns the encoded object in a format and API version: the primary encoding if
+// it is that, else one derived with encoder, which shares with the watches that ask
+// for it. The caller must not change the bytes.
+func (f *Frame) As(format wire.Format, apiVersion string, encoder runtime.Encoder) ([]byte, error) {
+	if f.primary.format == format && f.typ.apiVersion == apiVersion {
+		return f.primary.object(), nil
+	}
+	if encoder == nil {
+		return nil, fmt.Errorf("there is no encoder of %s into %s %s", f.key, format, apiVersion)
+	}
+	e, err := f.codec.store.get(f, encoding{id: encoder.Identifier(), envelope: format}, func() (encoded, error) {
+		return f.build(format, encoder.Encode)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return e.object(), nil
+}
+
+// CacheEncode implements runtime.CacheableObject. A watch event is written from
+// shared bytes, unless it carries a Table's columns; for that, and for what is no
+// watch event, the object is decoded and encoded anew.
 func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, io.Writer) error, w io.Writer) error {
 	v := variantOf(id)
 	switch {
