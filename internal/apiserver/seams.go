@@ -8,32 +8,44 @@ import (
 	"net/http"
 	"reflect"
 
+	apiextensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/featuregate"
+	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"github.com/weir-project/weir/internal/coalesce"
 	"github.com/weir-project/weir/internal/ledger"
+	"github.com/weir-project/weir/internal/liststream"
 	"github.com/weir-project/weir/internal/pacer"
 	"github.com/weir-project/weir/internal/watchcache"
+	"github.com/weir-project/weir/internal/wire"
 )
 
-// EncodedWatchCache is the gate of weir's own watch cache. Off, the same binary
-// runs upstream's cacher.
-const EncodedWatchCache featuregate.Feature = "EncodedWatchCache"
+const (
+	// EncodedWatchCache is the gate of weir's own watch cache. Off, the same binary
+	// runs upstream's cacher.
+	EncodedWatchCache featuregate.Feature = "EncodedWatchCache"
+	// StreamingList is the gate of lists answered in place from that cache; see package
+	// liststream. Off, lists are decoded from it and encoded by upstream.
+	StreamingList featuregate.Feature = "StreamingList"
+)
 
 func init() {
 	utilruntime.Must(utilfeature.DefaultMutableFeatureGate.AddVersioned(map[featuregate.Feature]featuregate.VersionedSpecs{
-		// Version is the Kubernetes release from which the gate exists. The cache is a
-		// matter of the binary, not of the API it emulates, so it is there under every
+		// Version is the Kubernetes release from which a gate exists. These are a matter of
+		// the binary, not of the API it emulates, so they are there under every
 		// --emulated-version.
 		EncodedWatchCache: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
+		StreamingList:     {{Version: version.MustParse("1.0"), Default: false, PreRelease: featuregate.Alpha}},
 	}))
 }
 
@@ -65,7 +77,32 @@ func plug(ctx context.Context, config *app.Config) error {
 	}
 	chain := config.Aggregator.GenericConfig.BuildHandlerChainFunc
 	config.Aggregator.GenericConfig.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
+		if utilfeature.DefaultFeatureGate.Enabled(StreamingList) {
+			api = liststream.Handler(api, encoderOf)
+		}
 		return chain(coalesce.Handler(api), c)
+	}
+	return nil
+}
+
+// encoderOf returns the encoder that the server which has the given version among its
+// built-in types would use.
+func encoderOf(format wire.Format, gv schema.GroupVersion) runtime.Encoder {
+	mediaType := map[wire.Format]string{wire.JSON: runtime.ContentTypeJSON, wire.Protobuf: runtime.ContentTypeProtobuf}[format]
+	for _, server := range []struct {
+		scheme *runtime.Scheme
+		codecs serializer.CodecFactory
+	}{
+		{legacyscheme.Scheme, legacyscheme.Codecs},
+		{apiextensionsapiserver.Scheme, apiextensionsapiserver.Codecs},
+		{aggregatorscheme.Scheme, aggregatorscheme.Codecs},
+	} {
+		if !server.scheme.IsVersionRegistered(gv) {
+			continue
+		}
+		if info, ok := runtime.SerializerInfoForMediaType(server.codecs.SupportedMediaTypes(), mediaType); ok {
+			return server.codecs.EncoderForVersion(info.Serializer, gv)
+		}
 	}
 	return nil
 }

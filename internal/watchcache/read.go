@@ -26,6 +26,7 @@ import (
 	"k8s.io/component-base/tracing"
 
 	"github.com/weir-project/weir/internal/frame"
+	"github.com/weir-project/weir/internal/liststream"
 )
 
 // Get implements storage.Interface.
@@ -206,6 +207,42 @@ func (s *selection) ascend(prefix string, recursive bool, yield func(*frame.Fram
 	}
 }
 
+// walked is how far a list has come.
+type walked struct {
+	// seen are the objects looked at, matched those that the list is of.
+	seen, matched int
+	// last is the key of the last that matched, and more says that others come after it.
+	last string
+	more bool
+}
+
+// walk calls visit for each selected object that m wants, up to limit of them if that
+// is not 0. An error of visit's ends it.
+func (s *selection) walk(m *matcher, prefix string, recursive bool, limit int, visit func(*frame.Frame) error) (walked, error) {
+	var w walked
+	var failed error
+	s.ascend(prefix, recursive, func(f *frame.Frame) bool {
+		if limit > 0 && w.matched == limit {
+			w.more = true
+			return false
+		}
+		w.seen++
+		ok, err := m.matches(f)
+		if err != nil {
+			failed = fmt.Errorf("shard matching failed: %w", err)
+			return false
+		}
+		if !ok {
+			return true
+		}
+		w.matched++
+		w.last = f.Key()
+		failed = visit(f)
+		return failed == nil
+	})
+	return w, failed
+}
+
 // list answers from the cache.
 func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, listObj runtime.Object) error {
 	prefix, err := storage.PrepareKey(c.cfg.ResourcePrefix, key, opts.Recursive)
@@ -231,45 +268,44 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 	if opts.ResourceVersion != "0" {
 		limit = max(0, opts.Predicate.Limit)
 	}
-	var shardError error
 	m := newMatcher(prefix, opts.Predicate, func() {})
 	if !opts.Recursive {
 		m.prefix = strings.TrimSuffix(prefix, "/")
 	}
-	items.Set(reflect.MakeSlice(items.Type(), 0, c.expect(&sel, prefix, opts, limit)))
-	seen, last, more := 0, "", false
-	sel.ascend(prefix, opts.Recursive, func(f *frame.Frame) bool {
-		if limit > 0 && int64(items.Len()) == limit {
-			more = true
-			return false
-		}
-		seen++
-		ok, err := m.matches(f)
-		if err != nil {
-			shardError = fmt.Errorf("shard matching failed: %w", err)
-			return false
-		}
-		if !ok {
-			return true
-		}
-		obj, err := f.Decode()
-		if err != nil {
-			shardError = storage.NewInternalError(err)
-			return false
-		}
-		items.Set(reflect.Append(items, reflect.ValueOf(obj).Elem()))
-		last = f.Key()
-		return true
-	})
-	if shardError != nil {
-		return shardError
+	each := func(visit func(*frame.Frame) error) (walked, error) {
+		return sel.walk(&m, prefix, opts.Recursive, int(limit), visit)
 	}
-	if more {
+	var done walked
+	if answer := liststream.From(ctx); answer != nil && !answer.Taken() && !c.cfg.DecodeInitial {
+		// The objects go to the connection as they are; the list gets its metadata only.
+		items.Set(reflect.MakeSlice(items.Type(), 0, 0))
+		if done, err = each(func(*frame.Frame) error { return nil }); err != nil {
+			return err
+		}
+		answer.Take(liststream.Plan{Each: func(visit func(*frame.Frame) error) error {
+			_, err := each(visit)
+			return err
+		}})
+	} else {
+		items.Set(reflect.MakeSlice(items.Type(), 0, c.expect(&sel, prefix, opts, limit)))
+		done, err = each(func(f *frame.Frame) error {
+			obj, err := f.Decode()
+			if err != nil {
+				return storage.NewInternalError(err)
+			}
+			items.Set(reflect.Append(items, reflect.ValueOf(obj).Elem()))
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if done.more {
 		// The rest has not been looked at; remainingItemCount is about all that there is.
-		seen += sel.view.objects.Count(prefix, last+"\x00")
+		done.seen += sel.view.objects.Count(prefix, done.last+"\x00")
 	}
-	span.AddEvent("Filtered items", attribute.Int("count", items.Len()))
-	token, remaining, err := storage.PrepareContinueToken(last, key, int64(sel.rev), int64(seen), more, opts)
+	span.AddEvent("Filtered items", attribute.Int("count", done.matched))
+	token, remaining, err := storage.PrepareContinueToken(done.last, key, int64(sel.rev), int64(done.seen), done.more, opts)
 	if err != nil {
 		return err
 	}
@@ -283,7 +319,7 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 	if sel.index >= 0 {
 		used = c.indexes[sel.index]
 	}
-	metrics.RecordListCacheMetrics(c.cfg.GroupResource, used, seen, items.Len())
+	metrics.RecordListCacheMetrics(c.cfg.GroupResource, used, done.seen, done.matched)
 	return nil
 }
 
