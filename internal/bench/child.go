@@ -57,8 +57,16 @@ func startProcess(name, log string, cmd *exec.Cmd) (*process, error) {
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// died returns nil while the child runs, or ended because it was asked to, and otherwise how it died.
+// died is ended with the end of the child's log.
 func (p *process) died() error {
+	if err := p.ended(); err != nil {
+		return fmt.Errorf("%w%s", err, lastLines(p.log))
+	}
+	return nil
+}
+
+// ended returns nil while the child runs, or ended because it was asked to, and otherwise how it died.
+func (p *process) ended() error {
 	select {
 	case <-p.done:
 	default:
@@ -73,7 +81,7 @@ func (p *process) died() error {
 	if p.err != nil {
 		how = p.err.Error()
 	}
-	return fmt.Errorf("%s died: %s%s", p.name, how, lastLines(p.log))
+	return fmt.Errorf("%s died: %s", p.name, how)
 }
 
 // stop asks the child to end, and kills it when it has not ended after grace. It returns when the child is gone.
@@ -107,18 +115,21 @@ func lastLines(path string) string {
 	if len(lines) > 5 {
 		lines = lines[len(lines)-5:]
 	}
-	return fmt.Sprintf("; its log %s ends:\n  %s", path, strings.Join(lines, "\n  "))
+	return fmt.Sprintf("; its log ends:\n    %s", strings.Join(lines, "\n    "))
 }
 
 // dialogue is a child that is spoken to in lines of JSON: requests on its standard input, answers on its standard
 // output. The end of its input tells the child to finish, so it also ends when this process is killed.
 type dialogue struct {
 	*process
-	in  io.WriteCloser
-	out *json.Decoder
+	in      io.WriteCloser
+	answers chan json.RawMessage // closed when the child's output ends
+	badEnd  error                // why it ended, if not with the child; valid once answers is closed
 }
 
-func startDialogue(name, log string, cmd *exec.Cmd) (*dialogue, error) {
+// startDialogue starts a child whose log goes to a file. Reports of progress that it makes unasked go to progress, which
+// may be nil.
+func startDialogue(name, log string, cmd *exec.Cmd, progress func(readerReport)) (*dialogue, error) {
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -141,7 +152,39 @@ func startDialogue(name, log string, cmd *exec.Cmd) (*dialogue, error) {
 		return nil, err
 	}
 	go func() { <-p.done; in.Close() }()
-	return &dialogue{process: p, in: in, out: json.NewDecoder(bufio.NewReader(outR))}, nil
+	// A child gives fewer answers than the channel holds, so listening never waits for somebody who has stopped hearing.
+	d := &dialogue{process: p, in: in, answers: make(chan json.RawMessage, 8)}
+	go d.listen(outR, progress)
+	return d, nil
+}
+
+// listen takes the child's output apart until it ends, which it does with the child.
+func (d *dialogue) listen(out io.ReadCloser, progress func(readerReport)) {
+	defer close(d.answers)
+	defer out.Close()
+	lines := json.NewDecoder(bufio.NewReader(out))
+	for {
+		var line json.RawMessage
+		if err := lines.Decode(&line); err != nil {
+			if !errors.Is(err, io.EOF) {
+				d.badEnd = err
+			}
+			return
+		}
+		var r readerReport
+		if json.Unmarshal(line, &r) == nil && r.Stage == stageProgress {
+			if progress != nil {
+				progress(r)
+			}
+			continue
+		}
+		select {
+		case d.answers <- line:
+		default:
+			d.badEnd = errors.New("it says more than it was asked")
+			return
+		}
+	}
 }
 
 // say sends one line.
@@ -156,23 +199,24 @@ func (d *dialogue) say(v any) error {
 	return nil
 }
 
-// hear waits for one line. When ctx ends first the child is stopped: nobody would hear its answer.
+// hear waits for one answer. When ctx ends first the child is stopped: nobody would hear its answer.
 func (d *dialogue) hear(ctx context.Context, v any) error {
-	got := make(chan error, 1)
-	go func() { got <- d.out.Decode(v) }()
 	select {
-	case err := <-got:
-		if err == nil {
-			return nil
+	case line, ok := <-d.answers:
+		if ok {
+			return json.Unmarshal(line, v)
 		}
-		<-d.done // the output closes with the child
+		if d.badEnd != nil {
+			d.stop(time.Second)
+			return fmt.Errorf("answer of %s: %w", d.name, d.badEnd)
+		}
+		<-d.done
 		if died := d.died(); died != nil {
 			return died
 		}
-		return fmt.Errorf("answer of %s: %w", d.name, err)
+		return fmt.Errorf("answer of %s: %w", d.name, io.ErrUnexpectedEOF)
 	case <-ctx.Done():
 		d.stop(time.Second)
-		<-got
 		return context.Cause(ctx)
 	}
 }

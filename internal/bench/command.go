@@ -4,10 +4,14 @@
 package bench
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,6 +24,7 @@ const (
 	readersSubcommand   = "internal-readers"
 	informersSubcommand = "internal-informers"
 	staticSubcommand    = "internal-static"
+	limitedSubcommand   = "internal-limited"
 )
 
 // Program tells bench what the program is that it is part of: targets weir and weir-off are that same program.
@@ -59,19 +64,24 @@ Everything is on loopback, in a work directory that is removed in the end unless
 			"Modelled on a policy or a service mesh controller's resources in a large cluster."),
 		newStormCommand(o), newWatchersCommand(o), newFanoutCommand(o), newWritesCommand(o),
 		newInformersScenario(o, "synthetic", "a"), newInformersScenario(o, "pods", "b"),
-		newSuiteCommand(o), newEtcdCommand(), newReadersCommand(), newInformersCommand(), newStaticCommand(),
+		newSuiteCommand(o), newEtcdCommand(), newReadersCommand(), newInformersCommand(), newStaticCommand(), newLimitedCommand(),
 	)
 	return cmd
 }
 
 func (o *Options) addFlags(fs *pflag.FlagSet) {
-	fs.StringSliceVar(&o.Targets, "target", nil, "what to measure: weir, weir-off (weir's own gates off) stock (upstream's kube-apiserver) or static (the floor: a bare HTTP/2 server that sends the bytes of another target; scenarios that read a collection only)")
+	fs.StringSliceVar(&o.Targets, "target", nil, "what to measure: weir, weir-off (weir's own gates off), stock (upstream's kube-apiserver) or static (the floor: a bare HTTP/2 server that sends the bytes of another target; scenarios that read a collection only)")
 	fs.StringSliceVar(&o.Targets, "compare", nil, "several targets, separated by commas; ratios are to the first")
-	fs.StringVar(&o.StockBinary, "stock-binary", "", "path of an upstream kube-apiserver, for target stock")
+	fs.StringVar(&o.StockBinary, "stock-binary", "", "path of an upstream kube-apiserver, for target stock (default: built from the Go module in the current directory, once)")
 	fs.StringVar(&o.WeirBinary, "weir-binary", "", "path of another weir binary, for targets weir and weir-off (default: this program)")
 	fs.StringArrayVar(&o.TargetArgs, "target-arg", nil, "another flag for one target, as name=--flag=value; may be repeated")
+	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "measure the existing cluster of this kubeconfig in place of targets; all is done in a namespace that is made for it and removed in the end")
+	fs.StringVar(&o.Context, "context", "", "with --kubeconfig: context to use (default: the current one)")
+	fs.StringVar(&o.Namespace, "namespace", "", "with --kubeconfig: name of the namespace to make; one that exists is refused (default: a random name)")
+	fs.Var(&o.MemoryLimit, "memory-limit", "limit of each target's memory, such as 2Gi, by a control group (Linux); a target that passes it is killed, as in the blog's graph")
+	fs.StringArrayVar(&o.MaxRatios, "max-ratio", nil, "fail when a figure of the table, as figure=ratio, is more than ratio times the first target's; may be repeated")
 	fs.StringVar(&o.WorkDir, "work-dir", "", "keep etcd's data, keys and logs here, and reuse data that an earlier run loaded (default: a temporary directory)")
-	fs.StringVar(&o.OutDir, "out", "weir-bench-results", "directory for results.json")
+	fs.StringVar(&o.OutDir, "out", "weir-bench-results", "directory for results.json and the graphs")
 	fs.IntVar(&o.Secrets, "secrets", 400, "dataset a: number of Secrets")
 	fs.IntVar(&o.SecretBytes, "secret-bytes", 1_000_000, "dataset a: random bytes in each; at most 1 MiB")
 	fs.IntVar(&o.Pods, "pods", 30_000, "dataset b: number of Pods, of about 7.5 KB each")
@@ -104,7 +114,14 @@ func scenarioCommand(o *Options, use, short, modelled string, scenarios func() (
 			}
 			// "weir bench watchlist" starts "weir bench internal-etcd".
 			prefix := strings.Fields(cmd.Parent().CommandPath())[1:]
-			return o.run(cmd.Context(), selfExec{path: path, prefix: prefix}, cmd.OutOrStdout(), cmd.ErrOrStderr(), list...)
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			context.AfterFunc(ctx, stop) // a second signal ends the program at once
+			err = o.run(ctx, selfExec{path: path, prefix: prefix}, cmd.OutOrStdout(), cmd.ErrOrStderr(), list...)
+			if err != nil { // several, perhaps, and a program ends with one line
+				return errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
+			}
+			return nil
 		},
 	}
 }

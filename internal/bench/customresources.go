@@ -23,21 +23,24 @@ const (
 )
 
 // customResourcesData is "d": custom resources of a definition with two served versions.
-func customResourcesData(objects int) Dataset {
+func customResourcesData(at place, objects int) Dataset {
+	group := at.customGroup()
 	return Dataset{
 		Name: "d",
 		Resources: []string{
-			"/apis/" + customGroup + "/" + customVersion + "/" + customPlural,
-			"/apis/" + customGroup + "/" + customVersion2 + "/" + customPlural,
+			at.collection("/apis/"+group+"/"+customVersion, customPlural),
+			at.collection("/apis/"+group+"/"+customVersion2, customPlural),
 		},
-		Objects: objects, namespaces: 20,
-		prepare: defineCustomResource,
+		Objects: objects, namespaces: 20, place: at,
+		prepare: func(ctx context.Context, client kubernetes.Interface) error {
+			return defineCustomResource(ctx, client, at)
+		},
 		create: func(ctx context.Context, client kubernetes.Interface, namespace string, i int) error {
-			body, err := json.Marshal(newCustomResource(i))
+			body, err := json.Marshal(newCustomResource(group, i))
 			if err != nil {
 				return err
 			}
-			return postJSON(ctx, client, "/apis/"+customGroup+"/"+customVersion+"/namespaces/"+namespace+"/"+customPlural+"?fieldManager=weir-bench", body)
+			return postJSON(ctx, client, "/apis/"+group+"/"+customVersion+"/namespaces/"+namespace+"/"+customPlural+"?fieldManager=weir-bench", body)
 		},
 	}
 }
@@ -50,16 +53,17 @@ func postJSON(ctx context.Context, client kubernetes.Interface, uri string, body
 func restClient(client kubernetes.Interface) rest.Interface { return client.Discovery().RESTClient() }
 
 // defineCustomResource creates the definition and waits until both versions are served.
-func defineCustomResource(ctx context.Context, client kubernetes.Interface) error {
+func defineCustomResource(ctx context.Context, client kubernetes.Interface, at place) error {
 	type object = map[string]any
+	group := at.customGroup()
 	schema := object{"openAPIV3Schema": object{"type": "object", "properties": object{
 		"spec": object{"type": "object", "x-kubernetes-preserve-unknown-fields": true},
 	}}}
 	body, err := json.Marshal(object{
 		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-		"metadata": object{"name": customPlural + "." + customGroup, "labels": object{ownerLabel: ownerValue}},
+		"metadata": object{"name": customPlural + "." + group, "labels": object{ownerLabel: ownerValue, runLabel: at.run}},
 		"spec": object{
-			"group": customGroup, "scope": "Namespaced",
+			"group": group, "scope": "Namespaced",
 			"names": object{"plural": customPlural, "singular": "trafficpolicy", "kind": "TrafficPolicy", "listKind": "TrafficPolicyList"},
 			"versions": []object{
 				{"name": customVersion, "served": true, "storage": true, "schema": schema},
@@ -70,15 +74,16 @@ func defineCustomResource(ctx context.Context, client kubernetes.Interface) erro
 	if err != nil {
 		return err
 	}
-	err = postJSON(ctx, client, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body)
+	// Not to be interrupted half way: what was created has to be known.
+	err = postJSON(context.WithoutCancel(ctx), client, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body)
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create the custom resource definition: %w", err)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, fmt.Errorf("custom resources in group %s are not served after a minute", customGroup))
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, fmt.Errorf("custom resources in group %s are not served after a minute", group))
 	defer cancel()
 	for _, version := range []string{customVersion, customVersion2} {
 		for {
-			err := restClient(client).Get().RequestURI("/apis/"+customGroup+"/"+version+"/"+customPlural+"?limit=1").SetHeader("Accept", jsonType).Do(ctx).Error()
+			err := restClient(client).Get().RequestURI("/apis/"+group+"/"+version+"/"+customPlural+"?limit=1").SetHeader("Accept", jsonType).Do(ctx).Error()
 			if err == nil {
 				break
 			}
@@ -91,7 +96,7 @@ func defineCustomResource(ctx context.Context, client kubernetes.Interface) erro
 }
 
 // newCustomResource is a routing policy with a handful of rules.
-func newCustomResource(i int) map[string]any {
+func newCustomResource(group string, i int) map[string]any {
 	type object = map[string]any
 	id := hex.EncodeToString(randomBytes(uint64(i)+1<<43, 16))
 	rules := make([]object, 4)
@@ -103,7 +108,7 @@ func newCustomResource(i int) map[string]any {
 		}
 	}
 	return object{
-		"apiVersion": customGroup + "/" + customVersion, "kind": "TrafficPolicy",
+		"apiVersion": group + "/" + customVersion, "kind": "TrafficPolicy",
 		"metadata": object{
 			"name":   fmt.Sprintf("policy-%05d-%s", i, id[:6]),
 			"labels": object{"app": "weir-bench", "team": fmt.Sprintf("team-%02d", i%40)},

@@ -5,9 +5,11 @@ package bench
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
 	"sync"
 	"sync/atomic"
 
@@ -17,15 +19,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-const (
-	// ownerLabel marks the namespaces that bench made; it writes into no other.
-	ownerLabel = "bench.weir-project.github.io/owner"
-	ownerValue = "weir-bench"
-	// loadedAnnotation is set on a dataset's first namespace once all of it is there; its value describes the dataset.
-	loadedAnnotation = "bench.weir-project.github.io/loaded"
-
-	namespacePrefix = "weir-bench-"
-)
+// loadedAnnotation is set on a dataset's first namespace once all of it is there; its value describes the dataset.
+const loadedAnnotation = "bench.weir-project.github.io/loaded"
 
 // Dataset is a set of objects to load once and to read by every target.
 type Dataset struct {
@@ -35,6 +30,10 @@ type Dataset struct {
 	Objects    int      `json:"objects"`
 	ObjectSize int      `json:"objectSize,omitempty"` // bytes of payload, where it is a parameter
 	namespaces int
+	place      place
+	// served is the number of objects in each collection as readers see it: on a shared cluster, controllers may have
+	// put some of their own beside Objects.
+	served int64
 
 	// prepare, when not nil, is called before the first create.
 	prepare func(ctx context.Context, client kubernetes.Interface) error
@@ -43,9 +42,9 @@ type Dataset struct {
 }
 
 // secretsData is "A": few large objects, as in the test that the API Streaming work was argued with.
-func secretsData(objects, size int) Dataset {
+func secretsData(at place, objects, size int) Dataset {
 	return Dataset{
-		Name: "a", Resources: []string{"/api/v1/secrets"}, Objects: objects, ObjectSize: size, namespaces: 1,
+		Name: "a", Resources: []string{at.collection("/api/v1", "secrets")}, Objects: objects, ObjectSize: size, namespaces: 1, place: at,
 		create: func(ctx context.Context, client kubernetes.Interface, namespace string, i int) error {
 			_, err := client.CoreV1().Secrets(namespace).Create(ctx, &corev1.Secret{
 				ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("secret-%05d", i), Labels: map[string]string{"app": "weir-bench"}},
@@ -58,19 +57,22 @@ func secretsData(objects, size int) Dataset {
 }
 
 // podsData is "B": many realistic Pods, over 60 namespaces and 1,000 nodes.
-func podsData(objects int) Dataset {
+func podsData(at place, objects int) Dataset {
 	return Dataset{
-		Name: "b", Resources: []string{"/api/v1/pods"}, Objects: objects, namespaces: 60,
-		create: createPod,
+		Name: "b", Resources: []string{at.collection("/api/v1", "pods")}, Objects: objects, namespaces: 60, place: at,
+		prepare: func(ctx context.Context, client kubernetes.Interface) error { return at.preparePods(ctx, client) },
+		create: func(ctx context.Context, client kubernetes.Interface, namespace string, i int) error {
+			return createPod(ctx, client, namespace, at.pod(i), i)
+		},
 	}
 }
 
 // configMapsData is "c": many objects of middling size. They are read in their one namespace: servers keep ConfigMaps of
 // their own elsewhere.
-func configMapsData(objects, size int) Dataset {
+func configMapsData(at place, objects, size int) Dataset {
 	return Dataset{
-		Name: "c", Resources: []string{"/api/v1/namespaces/" + dataNamespace("c", 0) + "/configmaps"},
-		Objects: objects, ObjectSize: size, namespaces: 1,
+		Name: "c", Resources: []string{"/api/v1/namespaces/" + at.dataNamespace("c", 0) + "/configmaps"},
+		Objects: objects, ObjectSize: size, namespaces: 1, place: at,
 		create: func(ctx context.Context, client kubernetes.Interface, namespace string, i int) error {
 			_, err := client.CoreV1().ConfigMaps(namespace).Create(ctx, newConfigMap("config", i, 0, size), metav1.CreateOptions{FieldManager: "weir-bench"})
 			return err
@@ -83,18 +85,21 @@ func (d Dataset) spec() string {
 	return fmt.Sprintf("v1 %s objects=%d size=%d namespaces=%d", d.Name, d.Objects, d.ObjectSize, d.namespaces)
 }
 
-func (d Dataset) namespace(i int) string { return dataNamespace(d.Name, i) }
+func (d Dataset) namespace(i int) string { return d.place.dataNamespace(d.Name, i) }
 
-func dataNamespace(dataset string, i int) string {
-	return fmt.Sprintf("%sdata-%s-%02d", namespacePrefix, dataset, i)
+func (p place) dataNamespace(dataset string, i int) string {
+	return p.namespace(fmt.Sprintf("data-%s-%02d", dataset, i))
 }
 
 // load creates the dataset unless an earlier run already did. It reports whether it wrote anything.
-func (d Dataset) load(ctx context.Context, client kubernetes.Interface, writers int, say func(string, ...any)) (bool, error) {
+func (d Dataset) load(ctx context.Context, client kubernetes.Interface, writers int, v *view) (bool, error) {
 	for i := range d.namespaces {
-		ns, err := ownNamespace(ctx, client, d.namespace(i))
+		ns, err := d.place.prepare(ctx, client, d.namespace(i))
 		if err != nil {
 			return false, err
+		}
+		if d.place.only != "" {
+			break // the same for all
 		}
 		if i > 0 {
 			continue
@@ -107,7 +112,9 @@ func (d Dataset) load(ctx context.Context, client kubernetes.Interface, writers 
 			return false, fmt.Errorf("dataset %s: the work directory holds %q, this run wants %q; use another work directory", d.Name, loaded, d.spec())
 		}
 	}
-	say("loading dataset %s: %d objects", d.Name, d.Objects)
+	v.say("loading dataset %s: %d objects", d.Name, d.Objects)
+	var created atomic.Int64
+	defer v.begin("loading dataset "+d.Name, nil).finish()
 	if d.prepare != nil {
 		if err := d.prepare(ctx, client); err != nil {
 			return true, fmt.Errorf("dataset %s: %w", d.Name, err)
@@ -121,10 +128,11 @@ func (d Dataset) load(ctx context.Context, client kubernetes.Interface, writers 
 		if err != nil {
 			return fmt.Errorf("dataset %s: create object %d: %w", d.Name, i, err)
 		}
+		v.update(counts{Done: created.Add(1), Total: int64(d.Objects), Unit: "objects"})
 		return nil
 	})
-	if err != nil {
-		return true, err
+	if err != nil || d.place.only != "" {
+		return true, err // where nothing is kept for a next run, there is nothing to mark
 	}
 	ns, err := client.CoreV1().Namespaces().Get(ctx, d.namespace(0), metav1.GetOptions{})
 	if err != nil {
@@ -140,22 +148,33 @@ func (d Dataset) load(ctx context.Context, client kubernetes.Interface, writers 
 	return true, nil
 }
 
-// ownNamespace gives the namespace of that name, made by bench now or in an earlier run. A namespace that somebody else
-// made is refused.
-func ownNamespace(ctx context.Context, client kubernetes.Interface, name string) (*corev1.Namespace, error) {
-	ns, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-		Name: name, Labels: map[string]string{ownerLabel: ownerValue},
-	}}, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		ns, err = client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+// count asks the server how many objects each collection serves.
+func (d *Dataset) count(ctx context.Context, client kubernetes.Interface) error {
+	for _, path := range d.Resources {
+		var served int64
+		for next := ""; ; {
+			// Names only, in pages: the server is not to be heated up before it is measured.
+			request := restClient(client).Get().RequestURI(path+"?limit=500&continue="+url.QueryEscape(next)).
+				SetHeader("Accept", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1")
+			var page metav1.PartialObjectMetadataList
+			body, err := request.Do(ctx).Raw()
+			if err == nil {
+				err = json.Unmarshal(body, &page)
+			}
+			if err != nil {
+				return fmt.Errorf("dataset %s: count %s: %w", d.Name, path, err)
+			}
+			served += int64(len(page.Items))
+			if next = page.Continue; next == "" {
+				break
+			}
+		}
+		if served < int64(d.Objects) {
+			return fmt.Errorf("dataset %s: %s has %d objects, %d were loaded: does something in the cluster remove them?", d.Name, path, served, d.Objects)
+		}
+		d.served = served
 	}
-	if err != nil {
-		return nil, fmt.Errorf("namespace %s: %w", name, err)
-	}
-	if ns.Labels[ownerLabel] != ownerValue {
-		return nil, fmt.Errorf("namespace %s was not made by weir bench (it lacks the label %s=%s): refusing to write into it", name, ownerLabel, ownerValue)
-	}
-	return ns, nil
+	return nil
 }
 
 // inParallel calls do for 0 … n-1 from a few workers and ends at the first error.

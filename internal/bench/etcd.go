@@ -98,7 +98,7 @@ func startEtcd(ctx context.Context, self selfExec, workDir string) (*etcdServer,
 	}
 	cmd := self.command(etcdSubcommand, "--dir", filepath.Join(workDir, "etcd"),
 		fmt.Sprintf("--client-port=%d", ports[0]), fmt.Sprintf("--peer-port=%d", ports[1]))
-	d, err := startDialogue("etcd", filepath.Join(workDir, "etcd.log"), cmd)
+	d, err := startDialogue("etcd", filepath.Join(workDir, "etcd.log"), cmd, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -109,6 +109,14 @@ func startEtcd(ctx context.Context, self selfExec, workDir string) (*etcdServer,
 		return nil, err
 	}
 	return &etcdServer{dialogue: d, endpoint: ready.Endpoint}, nil
+}
+
+// cpuSeconds is the processor time that etcd has used; none where there is no etcd of bench's own.
+func (e *etcdServer) cpuSeconds() (float64, error) {
+	if e == nil {
+		return 0, nil
+	}
+	return cpuSeconds(e.pid())
 }
 
 // stop ends etcd in order.

@@ -62,7 +62,7 @@ func (r *Results) drawGraphs(dir string) ([]string, error) {
 func memoryGraph(title string, runs []*TargetRun) (*plot.Plot, error) {
 	p := plot.New()
 	p.Title.Text = title + ": resident memory of the server"
-	p.X.Label.Text = "seconds since the server was started; marks are the beginning and the end of a phase"
+	p.X.Label.Text = "seconds since the server was started, or the scenario was; marks are the beginning and the end of a phase"
 	p.Y.Label.Text = "MB"
 	p.Y.Min = 0
 	p.Legend.Top, p.Legend.Left = true, true

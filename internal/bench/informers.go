@@ -18,7 +18,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -27,14 +26,13 @@ import (
 //
 // Whether client-go uses watch lists is its own feature gate, set in the child's environment.
 type informerJob struct {
-	URL    string `json:"url"`
-	CA     []byte `json:"ca"`
-	Token  string `json:"token"`
-	Data   string `json:"data"` // name of the dataset: a for Secrets, b for Pods
-	Format format `json:"format"`
-	Gzip   bool   `json:"gzip"`
-	Count  int    `json:"count"`
-	Expect int    `json:"expect"` // objects that each informer must hold
+	Access    access `json:"access"`
+	Data      string `json:"data"`      // name of the dataset: a for Secrets, b for Pods
+	Namespace string `json:"namespace"` // empty for all
+	Format    format `json:"format"`
+	Gzip      bool   `json:"gzip"`
+	Count     int    `json:"count"`
+	Expect    int    `json:"expect"` // objects that each informer must hold
 }
 
 // watchListClientEnv is how client-go's gate WatchListClient is set from outside.
@@ -54,7 +52,7 @@ func newInformersCommand() *cobra.Command {
 func serveInformers(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	in, out := json.NewDecoder(bufio.NewReader(stdin)), json.NewEncoder(stdout)
+	in, out := json.NewDecoder(bufio.NewReader(stdin)), &reporter{out: json.NewEncoder(stdout)}
 	var job informerJob
 	if err := in.Decode(&job); err != nil {
 		return fmt.Errorf("read the job: %w", err)
@@ -68,7 +66,7 @@ func serveInformers(ctx context.Context, stdin io.Reader, stdout io.Writer) erro
 		}
 		run[i] = informer
 	}
-	if err := out.Encode(readerReport{Stage: stageReady}); err != nil {
+	if err := out.report(readerReport{Stage: stageReady}); err != nil {
 		return err
 	}
 	var start json.RawMessage
@@ -84,14 +82,20 @@ func serveInformers(ctx context.Context, stdin io.Reader, stdout io.Writer) erro
 	report := readerReport{Stage: stageDone, Seconds: make([]float64, job.Count)}
 	began := time.Now()
 	var synced, running sync.WaitGroup
+	var done atomic.Int64
+	endProgress := out.progress(func() counts {
+		return counts{Done: done.Load(), Total: int64(job.Count), Unit: "synced", Bytes: received.Load()}
+	})
 	for i, informer := range run {
 		running.Go(func() { informer.Run(ctx.Done()) })
 		synced.Go(func() {
 			cache.WaitForCacheSync(ctx.Done(), informer.HasSynced)
 			report.Seconds[i] = time.Since(began).Seconds()
+			done.Add(1)
 		})
 	}
 	synced.Wait()
+	endProgress()
 	for i, informer := range run {
 		if n := len(informer.GetStore().ListKeys()); n != job.Expect {
 			report.Failed++
@@ -100,7 +104,7 @@ func serveInformers(ctx context.Context, stdin io.Reader, stdout io.Writer) erro
 	}
 	report.Bytes = received.Load()
 	report.Events = int64(job.Expect * job.Count)
-	err := out.Encode(report)
+	err := out.report(report)
 	<-ended
 	running.Wait()
 	return err
@@ -109,27 +113,24 @@ func serveInformers(ctx context.Context, stdin io.Reader, stdout io.Writer) erro
 // informer makes a client-go informer with a client, and so a connection, of its own. What objects hold is dropped as
 // soon as it is decoded: 64 informers of 400 MB each would not fit on the machine that is measured.
 func (job *informerJob) informer(received *atomic.Int64) (cache.SharedIndexInformer, error) {
-	mediaType := job.Format.mediaType()
-	dialer := &net.Dialer{}
-	client, err := kubernetes.NewForConfig(&rest.Config{
-		Host: job.URL, BearerToken: job.Token, TLSClientConfig: rest.TLSClientConfig{CAData: job.CA},
-		ContentConfig:      rest.ContentConfig{ContentType: mediaType, AcceptContentTypes: mediaType},
-		DisableCompression: !job.Gzip,
-		QPS:                -1,
-		UserAgent:          "weir-bench-informer",
-		// A dial function per client keeps client-go from sharing one connection among all.
-		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return &countedConn{Conn: conn, received: received}, nil
-		},
-	})
+	config, err := job.Access.restConfig(job.Format, "weir-bench-informer")
 	if err != nil {
 		return nil, err
 	}
-	core := informers.NewSharedInformerFactory(client, 0).Core().V1()
+	config.DisableCompression = !job.Gzip
+	dial := config.Dial
+	config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &countedConn{Conn: conn, received: received}, nil
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	core := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(job.Namespace)).Core().V1()
 	var informer cache.SharedIndexInformer
 	switch job.Data {
 	case "a":

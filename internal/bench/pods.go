@@ -20,10 +20,26 @@ import (
 
 const podNodes = 1000
 
+// podServiceAccount is the service account of all Pods.
+const podServiceAccount = "shop-frontend"
+
+// preparePods makes what the Pods refer to, where the server insists on it.
+func (p place) preparePods(ctx context.Context, client kubernetes.Interface) error {
+	if p.only == "" {
+		return nil // targets that bench starts do not
+	}
+	_, err := client.CoreV1().ServiceAccounts(p.only).Create(ctx, &corev1.ServiceAccount{
+		ObjectMeta: metav1.ObjectMeta{Name: podServiceAccount},
+	}, metav1.CreateOptions{FieldManager: "weir-bench"})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("service account for Pods: %w", err)
+	}
+	return nil
+}
+
 // createPod makes Pod i the way a cluster does: the controller creates it, then the kubelet writes its status. So the
 // server itself makes managedFields of the usual size.
-func createPod(ctx context.Context, client kubernetes.Interface, namespace string, i int) error {
-	pod := newPod(i)
+func createPod(ctx context.Context, client kubernetes.Interface, namespace string, pod *corev1.Pod, i int) error {
 	created, err := client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{FieldManager: "kube-controller-manager"})
 	if apierrors.IsAlreadyExists(err) { // an interrupted run made it, perhaps without its status
 		created, err = client.CoreV1().Pods(namespace).Get(ctx, pod.Name, metav1.GetOptions{})
@@ -68,7 +84,7 @@ func newPod(i int) *corev1.Pod {
 		},
 		Spec: corev1.PodSpec{
 			NodeName:                      podNode(i),
-			ServiceAccountName:            "shop-frontend",
+			ServiceAccountName:            podServiceAccount,
 			AutomountServiceAccountToken:  &no,
 			TerminationGracePeriodSeconds: &seconds,
 			SecurityContext:               &corev1.PodSecurityContext{RunAsUser: &uid},

@@ -21,9 +21,7 @@ import (
 // readerJob tells the reader child what to open. It is the first line of the child's input; "go" follows as a second
 // line (any JSON value) when the phase begins; the end of the input ends the child.
 type readerJob struct {
-	URL   string `json:"url"` // scheme and host of the server
-	CA    []byte `json:"ca"`  // PEM
-	Token string `json:"token"`
+	Access access `json:"access"`
 
 	Paths         []string `json:"paths"` // stream i asks for Paths[i % len(Paths)], query included
 	Format        format   `json:"format"`
@@ -62,6 +60,9 @@ const (
 type readerReport struct {
 	Stage readerStage `json:"stage"`
 
+	// Of stage progress:
+	Progress counts `json:"progress"`
+
 	// Of stage done:
 	Bytes   int64 `json:"bytes"`   // of response bodies, all streams
 	Events  int64 `json:"events"`  // without bookmarks, all streams
@@ -79,7 +80,46 @@ const (
 	stageReady readerStage = "ready" // the job is understood
 	stageOpen  readerStage = "open"  // all streams are answered (untilCount, untilEnd)
 	stageDone  readerStage = "done"
+	// stageProgress comes unasked, again and again, between "go" and "done".
+	stageProgress readerStage = "progress"
 )
+
+// progressEvery is the distance of two reports of progress.
+const progressEvery = 500 * time.Millisecond
+
+// reporter writes reports, one at a time. It is safe for concurrent use.
+type reporter struct {
+	mu  sync.Mutex
+	out *json.Encoder
+}
+
+func (r *reporter) report(report readerReport) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.out.Encode(report)
+}
+
+// progress reports what now gives, until the returned function is called.
+func (r *reporter) progress(now func() counts) (end func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(progressEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				_ = r.report(readerReport{Stage: stageProgress, Progress: now()}) // whoever has stopped reading will be noticed later
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-stopped
+	}
+}
 
 // newReadersCommand is the hidden subcommand that the reader child runs.
 func newReadersCommand() *cobra.Command {
@@ -96,7 +136,7 @@ func newReadersCommand() *cobra.Command {
 func serveReaders(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	in, out := json.NewDecoder(bufio.NewReader(stdin)), json.NewEncoder(stdout)
+	in, out := json.NewDecoder(bufio.NewReader(stdin)), &reporter{out: json.NewEncoder(stdout)}
 	var job readerJob
 	if err := in.Decode(&job); err != nil {
 		return fmt.Errorf("read the job: %w", err)
@@ -108,7 +148,7 @@ func serveReaders(ctx context.Context, stdin io.Reader, stdout io.Writer) error 
 	if err := run.prepare(); err != nil {
 		return err
 	}
-	if err := out.Encode(readerReport{Stage: stageReady}); err != nil {
+	if err := out.report(readerReport{Stage: stageReady}); err != nil {
 		return err
 	}
 	var start json.RawMessage
@@ -121,29 +161,50 @@ func serveReaders(ctx context.Context, stdin io.Reader, stdout io.Writer) error 
 		close(ended)
 		cancel()
 	}()
+	endProgress := out.progress(run.progress)
+	opened := func() { _ = out.report(readerReport{Stage: stageOpen}) }
 	if job.Until == untilSynced || job.Until == untilBody {
-		return out.Encode(run.drain(ctx, nil))
+		opened = nil
 	}
-	return out.Encode(run.drain(ctx, func() { _ = out.Encode(readerReport{Stage: stageOpen}) }))
+	report := run.drain(ctx, opened)
+	endProgress()
+	return out.report(report)
 }
 
 // readerRun is a job under way.
 type readerRun struct {
 	job     readerJob
 	clients []*http.Client // one per connection
+	base    string         // what paths are relative to
 
 	bytes, events, retries, reconnects atomic.Int64
+	opened, ended                      atomic.Int64 // streams
 
 	mu     sync.Mutex
 	report readerReport
 }
 
+// progress is how far the streams are towards what the job says is through.
+func (r *readerRun) progress() counts {
+	c := counts{Bytes: r.bytes.Load(), Events: r.events.Load(), Total: int64(r.job.Streams)}
+	switch r.job.Until {
+	case untilEnd:
+		c.Done, c.Unit = r.opened.Load(), "open"
+	case untilCount:
+		c.Done, c.Total, c.Unit = c.Events, c.Total*r.job.Expect, "events"
+	default:
+		c.Done, c.Unit = r.ended.Load(), "synced"
+	}
+	return c
+}
+
 func (r *readerRun) prepare() error {
 	for n := 0; n < r.job.Streams; n += r.job.PerConnection {
-		client, err := newHTTPClient(r.job.CA)
+		client, base, err := r.job.Access.httpClient(readerAgent)
 		if err != nil {
 			return err
 		}
+		r.base = base
 		r.clients = append(r.clients, client)
 	}
 	return nil
@@ -172,6 +233,7 @@ func (r *readerRun) drain(ctx context.Context, opened func()) readerReport {
 						firstOnce()
 					}
 					<-opening
+					r.opened.Add(1)
 					open.Done()
 				})
 				one := &stream{readerRun: r, client: client, path: r.job.Paths[i%len(r.job.Paths)], answered: answered}
@@ -195,6 +257,7 @@ func (r *readerRun) drain(ctx context.Context, opened func()) readerReport {
 func (r *readerRun) note(stream int, took time.Duration, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.ended.Add(1)
 	if err == nil {
 		r.report.Seconds = append(r.report.Seconds, took.Seconds())
 		return

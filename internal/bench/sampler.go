@@ -9,8 +9,24 @@ import (
 	"time"
 )
 
-// sampleEvery is the distance of two samples of a server.
-const sampleEvery = 100 * time.Millisecond
+// usage is where a server's memory and processor time can be read, and how often that is reasonable.
+type usage struct {
+	read  func() (rss int64, cpu float64, err error) // bytes, and seconds since the server started
+	every time.Duration                              // distance of two samples
+	limit time.Duration                              // how long to wait for the server to become idle
+}
+
+// processUsage reads a process of this machine.
+func processUsage(pid int) usage {
+	return usage{every: 100 * time.Millisecond, limit: time.Minute, read: func() (int64, float64, error) {
+		rss, err := residentBytes(pid)
+		if err != nil {
+			return 0, 0, err
+		}
+		cpu, err := cpuSeconds(pid)
+		return rss, cpu, err
+	}}
+}
 
 // Sample is the state of a server at one time.
 type Sample struct {
@@ -21,7 +37,7 @@ type Sample struct {
 
 // sampler reads a server's memory and processor time until it is stopped. It is safe for concurrent use.
 type sampler struct {
-	pid    int
+	usage
 	origin time.Time
 
 	mu      sync.Mutex
@@ -32,12 +48,12 @@ type sampler struct {
 	done   chan struct{}
 }
 
-func startSampler(pid int, origin time.Time) *sampler {
+func startSampler(of usage, origin time.Time) *sampler {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &sampler{pid: pid, origin: origin, cancel: cancel, done: make(chan struct{})}
+	s := &sampler{usage: of, origin: origin, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		tick := time.NewTicker(sampleEvery)
+		tick := time.NewTicker(s.every)
 		defer tick.Stop()
 		for {
 			// A process that has ended gives no more samples; who waits for it learns of the end elsewhere.
@@ -54,11 +70,7 @@ func startSampler(pid int, origin time.Time) *sampler {
 
 // take adds a sample now and returns it.
 func (s *sampler) take() (Sample, error) {
-	rss, err := residentBytes(s.pid)
-	if err != nil {
-		return Sample{}, err
-	}
-	cpu, err := cpuSeconds(s.pid)
+	rss, cpu, err := s.read()
 	if err != nil {
 		return Sample{}, err
 	}
@@ -83,6 +95,16 @@ func (s *sampler) peakRSS() int64 {
 	return s.peak
 }
 
+// latestRSS is the server's memory by the last sample, 0 before the first.
+func (s *sampler) latestRSS() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.samples) == 0 {
+		return 0
+	}
+	return s.samples[len(s.samples)-1].RSS
+}
+
 // stop ends the sampling and returns all samples.
 func (s *sampler) stop() []Sample {
 	s.cancel()
@@ -93,25 +115,24 @@ func (s *sampler) stop() []Sample {
 }
 
 const (
-	quietShare  = 0.03             // of one processor
-	quietWindow = 2 * time.Second  // for so long
-	quietLimit  = 60 * time.Second // waited for so long at most
+	quietShare  = 0.03            // of one processor
+	quietWindow = 2 * time.Second // for so long
 )
 
 // waitQuiet waits until the server uses next to no processor time, so that a phase does not pay for what came before
-// it. It reports false when the server was still busy after quietLimit.
+// it. It reports false when the server was still busy after usage.limit.
 func (s *sampler) waitQuiet(ctx context.Context) (bool, error) {
-	deadline := time.Now().Add(quietLimit)
+	deadline := time.Now().Add(s.limit)
 	for {
 		began := time.Now()
-		before, err := cpuSeconds(s.pid)
+		_, before, err := s.read()
 		if err != nil {
 			return false, err
 		}
 		if err := pause(ctx, quietWindow); err != nil {
 			return false, err
 		}
-		after, err := cpuSeconds(s.pid)
+		_, after, err := s.read()
 		if err != nil {
 			return false, err
 		}

@@ -46,8 +46,8 @@ func (sc *informersScenario) run(ctx context.Context, s *session) error {
 
 func (sc *informersScenario) once(ctx context.Context, s *session, count int) error {
 	child, err := s.startClients(ctx, informersSubcommand, []string{fmt.Sprintf("%s=%t", watchListClientEnv, sc.WatchList)}, informerJob{
-		URL: s.server.url, CA: s.server.creds.caPEM, Token: s.server.creds.token,
-		Data: sc.Dataset, Format: sc.Format, Gzip: sc.Gzip, Count: count, Expect: s.data[sc.Dataset].Objects,
+		Access: s.server.access, Data: sc.Dataset, Namespace: s.place.only,
+		Format: sc.Format, Gzip: sc.Gzip, Count: count, Expect: int(s.data[sc.Dataset].served),
 	})
 	if err != nil {
 		return err

@@ -27,21 +27,21 @@ type fanoutScenario struct {
 	Data          []string `json:"data"`
 }
 
-const fanoutNamespace = namespacePrefix + "fanout"
-
 func (*fanoutScenario) name() string          { return "fanout" }
 func (sc *fanoutScenario) label() string      { return "fanout" }
 func (sc *fanoutScenario) datasets() []string { return sc.Data }
 func (*fanoutScenario) rounds() int           { return 1 }
+func (*fanoutScenario) writes() []string      { return []string{"configmaps"} }
 
 func (sc *fanoutScenario) run(ctx context.Context, s *session) error {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	if _, err := ownNamespace(ctx, s.server.client, fanoutNamespace); err != nil {
+	namespace := s.place.namespace("fanout")
+	if _, err := s.place.prepare(ctx, s.server.client, namespace); err != nil {
 		return err
 	}
-	configMaps := s.server.client.CoreV1().ConfigMaps(fanoutNamespace)
+	configMaps := s.server.client.CoreV1().ConfigMaps(namespace)
 	var version string
 	for i := range sc.Objects {
 		_ = configMaps.Delete(ctx, newConfigMap("fanout", i, 0, sc.ObjectSize).Name, metav1.DeleteOptions{}) // of an earlier run
@@ -52,7 +52,7 @@ func (sc *fanoutScenario) run(ctx context.Context, s *session) error {
 		version = created.ResourceVersion
 	}
 	readers, err := s.startReaders(ctx, readerJob{
-		Paths:  []string{"/api/v1/namespaces/" + fanoutNamespace + "/configmaps?watch=1&allowWatchBookmarks=true&timeoutSeconds=3600&resourceVersion=" + version},
+		Paths:  []string{"/api/v1/namespaces/" + namespace + "/configmaps?watch=1&allowWatchBookmarks=true&timeoutSeconds=3600&resourceVersion=" + version},
 		Format: sc.Format, Streams: sc.Watchers, PerConnection: sc.PerConnection, Until: untilCount, Expect: int64(sc.Updates),
 	})
 	if err != nil {
@@ -100,34 +100,35 @@ type writesScenario struct {
 	Data       []string `json:"data"`
 }
 
-const writesNamespace = namespacePrefix + "writes"
-
 func (*writesScenario) name() string          { return "writes" }
 func (sc *writesScenario) label() string      { return "writes" }
 func (sc *writesScenario) datasets() []string { return sc.Data }
 func (*writesScenario) rounds() int           { return 4 }
+func (*writesScenario) writes() []string      { return []string{"configmaps"} }
 
 func (sc *writesScenario) run(ctx context.Context, s *session) error {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
 	client := s.server.client
-	if _, err := ownNamespace(ctx, client, writesNamespace); err != nil {
+	namespace := s.place.namespace("writes")
+	if _, err := s.place.prepare(ctx, client, namespace); err != nil {
 		return err
 	}
-	configMaps := client.CoreV1().ConfigMaps(writesNamespace)
+	configMaps := client.CoreV1().ConfigMaps(namespace)
 	// Names of their own, should an interrupted run have left objects behind.
 	run := "w" + strconv.FormatInt(time.Now().UnixNano(), 36)
 	defer func() {
 		// Also when the user interrupts: nothing of this stays.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		if err := configMaps.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil && !apierrors.IsNotFound(err) {
-			s.say("  objects in namespace %s are left behind: %v", writesNamespace, err)
+		if err := configMaps.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: runLabel + "=" + run}); err != nil && !apierrors.IsNotFound(err) {
+			s.say("  objects in namespace %s are left behind: %v", namespace, err)
 		}
 	}()
 	write := func(ctx context.Context, prefix string, i int) error {
 		object := newConfigMap(prefix, i/2, i, sc.ObjectSize)
+		object.Labels[runLabel] = run
 		var err error
 		if i%2 == 0 {
 			_, err = configMaps.Create(ctx, object, metav1.CreateOptions{})

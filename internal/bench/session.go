@@ -30,20 +30,23 @@ type scenario interface {
 
 // session is one scenario's hold on one started target.
 type session struct {
-	opts     *Options
-	self     selfExec
-	data     map[string]Dataset
-	etcd     *etcdServer
-	server   *server
-	sampler  *sampler
-	record   *TargetRun
-	started  time.Time
-	say      func(format string, args ...any)
+	opts    *Options
+	self    selfExec
+	data    map[string]Dataset
+	place   place
+	etcd    *etcdServer // nil where the server uses another's
+	server  *server
+	sampler *sampler
+	record  *TargetRun
+	started time.Time
+	logs    string // prefix of the paths of log files
+	*view
 	children int // client children started so far
 }
 
 // ready waits until the server is ready and idle.
 func (s *session) ready(ctx context.Context) error {
+	defer s.show("start").finish()
 	if err := s.server.waitReady(ctx); err != nil {
 		return err
 	}
@@ -56,10 +59,17 @@ func (s *session) ready(ctx context.Context) error {
 	return err
 }
 
+// show has the view tell of a stretch of this server's life.
+func (s *session) show(what string) *stretch {
+	return s.begin(s.server.target.Name+": "+what, s.sampler.latestRSS)
+}
+
 // phase measures what do does, once the server is idle. do gives the figures that it found itself. The phase is kept
 // in the record also when it fails.
 func (s *session) phase(ctx context.Context, name string, do func(ctx context.Context, p *Phase) error) (*Phase, error) {
+	waiting := s.show("waiting until it is idle")
 	quiet, err := s.sampler.waitQuiet(ctx)
+	waiting.finish()
 	if err != nil {
 		return nil, err
 	}
@@ -76,14 +86,14 @@ func (s *session) measure(ctx context.Context, name string, quiet bool, do func(
 		}
 	}()
 	if !quiet {
-		s.say("  the server was still busy after %v; the figures hold what it did", quietLimit)
+		s.say("  the server was still busy after %v; the figures hold what it did", s.sampler.limit)
 	}
 	finish := func() error { return nil }
 	profileName := strings.ReplaceAll(fmt.Sprintf("%s-%s-%d", s.server.target.Name, name, s.record.Round), " ", "_")
 	if dir := s.opts.PprofDir; dir != "" {
 		finish = s.server.profileCPU(ctx, dir, profileName, s.opts.PprofSeconds)
 	}
-	etcdBefore, err := cpuSeconds(s.etcd.pid())
+	etcdBefore, err := s.etcd.cpuSeconds()
 	if err != nil {
 		return nil, err
 	}
@@ -92,15 +102,18 @@ func (s *session) measure(ctx context.Context, name string, quiet bool, do func(
 	if err != nil {
 		return nil, err
 	}
+	shown := s.show(name)
+	defer shown.finish()
 	began := time.Now()
 	p.Began = began.Sub(s.started).Seconds()
 	doErr := do(ctx, p)
 	p.Wall = time.Since(began).Seconds()
+	shown.finish()
 	after, err := s.sampler.take()
 	if err != nil {
 		return nil, errors.Join(doErr, err)
 	}
-	etcdAfter, err := cpuSeconds(s.etcd.pid())
+	etcdAfter, err := s.etcd.cpuSeconds()
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +137,7 @@ func (s *session) measure(ctx context.Context, name string, quiet bool, do func(
 
 // startReaders starts a reader child with a job and waits until it is ready for "go".
 func (s *session) startReaders(ctx context.Context, job readerJob) (*dialogue, error) {
-	job.URL, job.CA, job.Token = s.server.url, s.server.creds.caPEM, s.server.creds.token
+	job.Access = s.server.access
 	return s.startClients(ctx, readersSubcommand, nil, job)
 }
 
@@ -132,10 +145,10 @@ func (s *session) startReaders(ctx context.Context, job readerJob) (*dialogue, e
 // until it is ready for "go".
 func (s *session) startClients(ctx context.Context, subcommand string, env []string, job any) (*dialogue, error) {
 	s.children++
-	log := strings.TrimSuffix(s.server.log, ".log") + fmt.Sprintf("-clients-%d.log", s.children)
+	log := fmt.Sprintf("%s-clients-%d.log", s.logs, s.children)
 	cmd := s.self.command(subcommand)
 	cmd.Env = append(os.Environ(), env...)
-	d, err := startDialogue("client child", log, cmd)
+	d, err := startDialogue("client child", log, cmd, func(r readerReport) { s.update(r.Progress) })
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ type recordedScenario interface {
 func (r recording) record(ctx context.Context, s *server, dir string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	run := &readerRun{job: readerJob{URL: s.url, Token: s.creds.token, Format: r.format, Until: r.until}}
+	run := &readerRun{base: s.url, job: readerJob{Access: s.access, Format: r.format, Until: r.until}}
 	resp, err := run.open(ctx, s.http, r.path)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -89,13 +90,24 @@ func (s *stream) once(ctx context.Context) error {
 }
 
 func (s *stream) list(body io.Reader) error {
-	items, size, err := countList(s.job.Format, body)
-	s.bytes.Add(size)
+	items, _, err := countList(s.job.Format, &totalledReader{r: body, total: &s.bytes})
 	s.events.Add(items)
 	if err == nil && items != s.job.Expect {
 		err = fmt.Errorf("%d items, want %d", items, s.job.Expect)
 	}
 	return err
+}
+
+// totalledReader adds what is read to a total that others share, as it comes.
+type totalledReader struct {
+	r     io.Reader
+	total *atomic.Int64
+}
+
+func (t *totalledReader) Read(p []byte) (int, error) {
+	n, err := t.r.Read(p)
+	t.total.Add(int64(n))
+	return n, err
 }
 
 // event takes one event of a watch. It reports true when the stream is through.
@@ -135,6 +147,8 @@ func (s *stream) event(e event) (bool, error) {
 	return s.count == s.job.Expect, nil
 }
 
+const readerAgent = "weir-bench-reader"
+
 // open sends one request, and again when the server is too busy, as client-go would.
 func (r *readerRun) open(ctx context.Context, client *http.Client, path string) (*http.Response, error) {
 	const attempts = 60
@@ -143,13 +157,13 @@ func (r *readerRun) open(ctx context.Context, client *http.Client, path string) 
 		accept = r.job.Format.mediaType()
 	}
 	for attempt := 1; ; attempt++ {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.job.URL+path, nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base+path, nil)
 		if err != nil {
 			return nil, err
 		}
 		req.Header.Set("Accept", accept)
-		req.Header.Set("Authorization", "Bearer "+r.job.Token)
-		req.Header.Set("User-Agent", "weir-bench-reader")
+		r.job.Access.authorize(req)
+		req.Header.Set("User-Agent", readerAgent)
 		resp, err := client.Do(req)
 		if err == nil && resp.StatusCode == http.StatusOK {
 			return resp, nil

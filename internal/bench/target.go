@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 )
 
 // Target is one kind of server that bench starts: a binary and what sets it apart from the others.
@@ -30,14 +29,69 @@ type Target struct {
 	static bool     // the static target, which bench serves itself
 }
 
+// clusterTarget is the name of a cluster that bench did not start.
+const clusterTarget = "cluster"
+
 // server is a target that runs.
 type server struct {
-	*process
-	target Target
-	url    string
-	creds  *credentials
-	http   *http.Client // administrator's client for raw paths; its own connection
-	client kubernetes.Interface
+	*process // nil for a cluster that bench did not start
+	target   Target
+	access   access
+	url      string
+	http     *http.Client // administrator's client for raw paths; its own connection
+	client   kubernetes.Interface
+	group    *memoryGroup // what limits its memory, or nil
+}
+
+func newServer(t Target, a access) (*server, error) {
+	s := &server{target: t, access: a}
+	var err error
+	if s.http, s.url, err = a.httpClient("weir-bench"); err != nil {
+		return nil, err
+	}
+	config, err := a.restConfig(formatProtobuf, "weir-bench")
+	if err != nil {
+		return nil, err
+	}
+	s.client, err = kubernetes.NewForConfig(config)
+	return s, err
+}
+
+// died returns how the server died, if it was started by bench and did.
+func (s *server) died() error {
+	if s.process == nil {
+		return nil
+	}
+	err := s.ended()
+	if err != nil && s.group.killed() {
+		err = fmt.Errorf("out of memory, at its limit of %v: %w", quantity(s.group.limit), err)
+	}
+	return err
+}
+
+// gone is closed when a server that bench started has ended.
+func (s *server) gone() <-chan struct{} {
+	if s.process == nil {
+		return nil
+	}
+	return s.done
+}
+
+// logEnd is the end of the server's log, for an error message, where bench has it.
+func (s *server) logEnd() string {
+	if s.process == nil {
+		return ""
+	}
+	return lastLines(s.log)
+}
+
+// stop ends a server that bench started.
+func (s *server) stop(grace time.Duration) {
+	s.http.CloseIdleConnections()
+	if s.process != nil {
+		s.process.stop(grace)
+	}
+	s.group.remove()
 }
 
 // commonArgs are the flags of every target: a kube-apiserver as kubeadm would start it, apart from the two noted.
@@ -65,7 +119,7 @@ func commonArgs(port int, etcdURL, certDir string, c *credentials) []string {
 }
 
 // startServer starts a target over etcd and returns before it is ready. The log goes to logFile.
-func startServer(t Target, self selfExec, etcdURL, workDir, logFile string, creds *credentials) (*server, error) {
+func startServer(t Target, self selfExec, limits *limiter, etcdURL, workDir, logFile string, creds *credentials) (*server, error) {
 	certDir := filepath.Join(workDir, "certs", t.Name)
 	if err := makeDirs(certDir, filepath.Dir(logFile)); err != nil {
 		return nil, err
@@ -87,7 +141,20 @@ func startServer(t Target, self selfExec, etcdURL, workDir, logFile string, cred
 	cmd := exec.Command(binary, append(commonArgs(ports[0], etcdURL, certDir, creds), t.Args...)...)
 	cmd.Args[0] = t.Argv0
 	cmd.Dir = workDir
-	return launch(t, cmd, ports[0], logFile, creds)
+	if limits == nil {
+		return launch(t, cmd, ports[0], logFile, creds)
+	}
+	group, err := limits.group(t.Name)
+	if err != nil {
+		return nil, err
+	}
+	s, err := launch(t, group.enter(self, cmd), ports[0], logFile, creds)
+	if err != nil {
+		group.remove()
+		return nil, err
+	}
+	s.group = group
+	return s, nil
 }
 
 // startStatic starts the static target with the recordings in dir.
@@ -113,32 +180,17 @@ func launch(t Target, cmd *exec.Cmd, port int, logFile string, creds *credential
 	if err != nil {
 		return nil, err
 	}
-	s := &server{process: p, target: t, url: fmt.Sprintf("https://127.0.0.1:%d", port), creds: creds}
-	if s.http, err = newHTTPClient(creds.caPEM); err == nil {
-		s.client, err = kubernetes.NewForConfig(s.restConfig())
-	}
+	s, err := newServer(t, access{URL: fmt.Sprintf("https://127.0.0.1:%d", port), CA: creds.caPEM, Token: creds.token})
 	if err != nil {
-		s.stop(serverGrace)
+		p.stop(serverGrace)
 		return nil, err
 	}
+	s.process = p
 	return s, nil
 }
 
 // serverGrace is how long a server may take to drain before it is killed.
 const serverGrace = 30 * time.Second
-
-// restConfig is the administrator's configuration for client-go: protobuf, and no limit on the client's side.
-func (s *server) restConfig() *rest.Config {
-	return &rest.Config{
-		Host:            s.url,
-		BearerToken:     s.creds.token,
-		TLSClientConfig: rest.TLSClientConfig{CAData: s.creds.caPEM},
-		ContentConfig:   rest.ContentConfig{ContentType: protobufType, AcceptContentTypes: protobufType},
-		QPS:             -1,
-		UserAgent:       "weir-bench",
-		WarningHandler:  rest.NoWarnings{},
-	}
-}
 
 // waitReady polls /readyz until it answers 200. It gives up after five minutes, or when the server dies.
 func (s *server) waitReady(ctx context.Context) error {
@@ -158,13 +210,13 @@ func (s *server) waitReady(ctx context.Context) error {
 		}
 		select {
 		case <-tick.C:
-		case <-s.done:
+		case <-s.gone():
 			return s.died()
 		case <-ctx.Done():
 			if context.Cause(ctx) != context.DeadlineExceeded {
 				return context.Cause(ctx)
 			}
-			return fmt.Errorf("target %s was not ready after %v: %w%s", s.target.Name, limit, last, lastLines(s.log))
+			return fmt.Errorf("target %s was not ready after %v: %w%s", s.target.Name, limit, last, s.logEnd())
 		}
 	}
 }
@@ -175,7 +227,7 @@ func (s *server) get(ctx context.Context, path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+s.creds.token)
+	s.access.authorize(req)
 	resp, err := s.http.Do(req)
 	if err != nil {
 		return nil, err
