@@ -63,6 +63,19 @@ func (c *Cursor[K, E]) Next(dst []E) (Batch, error) {
 	return b, nil
 }
 
+// Check tells, without reading, whether the next Next will fail, and how.
+func (c *Cursor[K, E]) Check() error {
+	c.log.mu.RLock()
+	defer c.log.mu.RUnlock()
+	if c.log.closed {
+		return ErrClosed
+	}
+	if c.trimmedLocked() {
+		return ErrTrimmed
+	}
+	return nil
+}
+
 // trimmedLocked tells whether an event is gone that this cursor had to read.
 func (c *Cursor[K, E]) trimmedLocked() bool {
 	return c.pos < c.chain.lost && c.chain.lostRev > c.after

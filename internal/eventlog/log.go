@@ -309,6 +309,17 @@ func (l *Log[K, E]) Follow(rev uint64) (*Cursor[K, E], error) {
 
 // FollowKey is Follow for the events of one key.
 func (l *Log[K, E]) FollowKey(rev uint64, key K) (*Cursor[K, E], error) {
+	cursor, c, err := l.followChain(rev, key)
+	if err != nil {
+		return nil, err
+	}
+	l.extend(c, key, cursor.pos)
+	return cursor, nil
+}
+
+// followChain registers a cursor on the key's chain, which indexes what is appended
+// from then on.
+func (l *Log[K, E]) followChain(rev uint64, key K) (*Cursor[K, E], *chain, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.chains[key]
@@ -317,30 +328,49 @@ func (l *Log[K, E]) FollowKey(rev uint64, key K) (*Cursor[K, E], error) {
 	}
 	cursor, err := l.followLocked(rev, c, &key)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	l.chains[key] = c
 	c.refs++
-	l.extendLocked(c, key, cursor.pos)
-	return cursor, nil
+	return cursor, c, nil
 }
 
-// extendLocked makes the chain's index reach back to position pos.
-func (l *Log[K, E]) extendLocked(c *chain, key K, pos uint64) {
+// extendStep is how many events are looked at under one read lock.
+const extendStep = 1024
+
+// extend makes the chain's index reach back to position pos. It reads the log beside
+// everybody else: thousands that come back at once, each from some time ago, must not
+// keep events from being appended. An event that is trimmed meanwhile is noted in the
+// chain by whoever trims it, since the chain is known to the log.
+func (l *Log[K, E]) extend(c *chain, key K, pos uint64) {
+	var earlier []uint64
+	for seq, more := pos, true; more; {
+		func() {
+			l.mu.RLock()
+			defer l.mu.RUnlock()
+			seq = max(seq, l.first)
+			yield := func(k K) {
+				if k == key && (len(earlier) == 0 || earlier[len(earlier)-1] != seq) {
+					earlier = append(earlier, seq)
+				}
+			}
+			for end := min(c.from, seq+extendStep); seq < end; seq++ {
+				l.cfg.Keys(l.at(seq).event, yield)
+			}
+			more = seq < c.from
+		}()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if pos >= c.from {
 		return
 	}
-	var earlier []uint64
-	seq := pos
-	yield := func(k K) {
-		if k == key && (len(earlier) == 0 || earlier[len(earlier)-1] != seq) {
-			earlier = append(earlier, seq)
-		}
+	// Another follower may have extended the index in the meantime, and events may be gone.
+	lo := sort.Search(len(earlier), func(i int) bool { return earlier[i] >= l.first })
+	hi := sort.Search(len(earlier), func(i int) bool { return earlier[i] >= c.from })
+	if lo < hi {
+		c.seqs = append(earlier[lo:hi:hi], c.seqs...)
 	}
-	for ; seq < c.from; seq++ {
-		l.cfg.Keys(l.at(seq).event, yield)
-	}
-	c.seqs = append(earlier, c.seqs...)
 	c.from = pos
 }
 

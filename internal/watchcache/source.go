@@ -307,8 +307,9 @@ func (s *source) advance(rev uint64) {
 	}
 	s.rev = rev
 	s.gen.log.Advance(rev)
+	floor := s.gen.log.Floor()
 	s.cache.mu.Lock()
-	s.gen.advance(rev)
+	s.gen.advance(rev, floor)
 	s.cache.mu.Unlock()
 	metrics.EventsCounter.WithLabelValues(s.cache.cfg.GroupResource.Group, s.cache.cfg.GroupResource.Resource).Inc()
 	metrics.RecordResourceVersion(s.cache.cfg.GroupResource, rev)

@@ -132,9 +132,8 @@ func (g *generation) publish(v view, keep bool, floor uint64) {
 		g.floor = v.rev
 	} else {
 		g.past = append(g.past, v)
-		g.forget(floor)
 	}
-	g.advance(v.rev)
+	g.advance(v.rev, floor)
 }
 
 // forget drops the views that answer only for revisions below floor. The floor may lie
@@ -151,7 +150,12 @@ func (g *generation) forget(floor uint64) {
 	g.floor = max(g.floor, floor)
 }
 
-func (g *generation) advance(rev uint64) {
+// advance says that the state is known up to rev, and the log back to floor: what
+// came before goes with it, also while nothing happens.
+func (g *generation) advance(rev, floor uint64) {
+	if len(g.past) > 0 {
+		g.forget(floor)
+	}
 	if rev <= g.rev {
 		return
 	}

@@ -100,7 +100,7 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		}
 		return newErrorWatch(err), nil
 	}
-	w.start = rev
+	w.start, w.replay = rev, at
 	w.stream.Busy()
 	go w.run()
 	return w, nil

@@ -58,9 +58,10 @@ type watcher struct {
 	// server ends the watch.
 	bookmarks bool
 	deadline  time.Time
-	// start is the revision that the cursor started after.
-	start  uint64
-	cursor *eventlog.Cursor[scope, *change]
+	// start is the revision that the cursor started after. Events up to replay were in
+	// the log when the watch began.
+	start, replay uint64
+	cursor        *eventlog.Cursor[scope, *change]
 }
 
 var _ watch.Interface = (*watcher)(nil)
@@ -81,11 +82,12 @@ func (w *watcher) run() {
 		metrics.RecordShardedWatchStarted(gr)
 		defer metrics.RecordShardedWatchStopped(gr)
 	}
-	if !w.sendInitial() {
-		return
+	ok, err := w.sendInitial()
+	if ok {
+		utilflowcontrol.WatchInitialized(w.ctx)
+		err = w.sendLive()
 	}
-	utilflowcontrol.WatchInitialized(w.ctx)
-	switch err := w.sendLive(); {
+	switch {
 	case errors.Is(err, eventlog.ErrTrimmed):
 		metrics.TerminatedWatchersCounter.WithLabelValues(gr.Group, gr.Resource).Inc()
 		w.send(errorEvent(apierrors.NewResourceExpired("too old resource version: the watch was slower than the history is long")))
@@ -94,15 +96,24 @@ func (w *watcher) run() {
 	}
 }
 
+// stallPeriod is how often a watch that sends its initial events looks whether there is
+// still a way on from them.
+const stallPeriod = 5 * time.Second
+
 // sendInitial sends the state that the watch begins with. It returns false if the
-// watch has ended.
-func (w *watcher) sendInitial() bool {
+// watch has ended. A client that takes its time keeps the state alive for as long as
+// the log leads on from it, and no longer: the state is then let go of, and the client
+// told to start again.
+func (w *watcher) sendInitial() (bool, error) {
 	if w.initial == nil {
-		return true
+		return true, nil
 	}
+	bell := make(chan struct{}, 1)
+	timer := w.cache.cfg.Clock.AfterFunc(stallPeriod, ring(bell))
+	defer timer.Stop()
 	sent, ok := 0, true
+	var failed error
 	w.initial.ascend(w.match.prefix, w.recursive(), func(f *frame.Frame) bool {
-		var matched bool
 		matched, err := w.match.matches(f)
 		if err != nil {
 			utilruntime.HandleError(fmt.Errorf("shard matching failed for %v: %w", w.cache.cfg.GroupResource, err))
@@ -110,23 +121,51 @@ func (w *watcher) sendInitial() bool {
 		if !matched {
 			return true
 		}
-		sent++
-		event := watch.Event{Type: watch.Added, Object: f}
-		if w.cache.cfg.DecodeInitial {
-			event.Object = f.GetObject()
+		var event watch.Event
+		if event, failed = w.eventWith(watch.Added, f, true); failed != nil {
+			return false
 		}
-		ok = w.send(event)
-		return ok
+		sent++
+		for {
+			var rung bool
+			if ok, rung = w.sendUnless(event, bell); !rung {
+				return ok
+			}
+			if failed = w.cursor.Check(); failed != nil {
+				return false
+			}
+			timer.Reset(stallPeriod)
+		}
 	})
 	// The state may be let go of now, however long the watch lasts.
 	w.initial = nil
 	if sent > 0 {
 		metrics.InitCounter.WithLabelValues(w.cache.cfg.GroupResource.Group, w.cache.cfg.GroupResource.Resource).Add(float64(sent))
 	}
-	if ok && w.end {
-		ok = w.sendBookmark(w.start, true)
+	if failed != nil || !ok {
+		return false, failed
 	}
-	return ok
+	return !w.end || w.sendBookmark(w.start, true), nil
+}
+
+// ring returns what a timer does to wake whoever waits on bell.
+func ring(bell chan<- struct{}) func() {
+	return func() {
+		select {
+		case bell <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// eventWith returns an event with a frame, or with the decoded object where the REST
+// storage has to see that: upstream's live events pass it as they are, the others not.
+func (w *watcher) eventWith(t watch.EventType, f *frame.Frame, decoded bool) (watch.Event, error) {
+	if !decoded || !w.cache.cfg.DecodeInitial {
+		return watch.Event{Type: t, Object: f}, nil
+	}
+	obj, err := f.Decode()
+	return watch.Event{Type: t, Object: obj}, err
 }
 
 // recursive tells whether the watch is on a prefix: those end in a slash.
@@ -137,40 +176,38 @@ func (w *watcher) recursive() bool {
 // sendLive follows the log until the watch ends; nil if by the client's wish.
 func (w *watcher) sendLive() error {
 	var batch [handover]*change
+	var sent uint64 // the revision of the last change
 	// A timer that rings a bell: to wait on a timer's own channel costs its heap a
 	// change at every event.
 	var timer clock.Timer
 	due := make(chan struct{}, 1)
 	if next, ok := w.nextBookmark(); ok {
-		timer = w.cache.cfg.Clock.AfterFunc(next, func() {
-			select {
-			case due <- struct{}{}:
-			default:
-			}
-		})
+		timer = w.cache.cfg.Clock.AfterFunc(next, ring(due))
 		defer timer.Stop()
 	}
-	for first := true; ; {
+	// Watch has told the stream to hold back.
+	for busy := true; ; {
 		b, err := w.cursor.Next(batch[:])
 		if err != nil {
 			return err
 		}
 		// A single event is sent at once; of several, all but the last can wait.
-		many := b.N > 1 || b.Wake == nil
-		if many {
+		if !busy && (b.N > 1 || b.Wake == nil) {
 			w.stream.Busy()
+			busy = true
 		}
 		for i, ch := range batch[:b.N] {
 			batch[i] = nil // a watch that waits must not keep an event alive
 			if ok, err := w.sendChange(ch); !ok || err != nil {
 				return err
 			}
+			sent = ch.rev
 		}
 		if b.Wake != nil {
-			if many || first {
+			if busy {
 				w.stream.Idle()
+				busy = false
 			}
-			first = false
 			select {
 			case <-b.Wake:
 				continue
@@ -190,7 +227,8 @@ func (w *watcher) sendLive() error {
 				continue
 			}
 		}
-		if b.Complete > w.start && !w.sendBookmark(b.Complete, false) {
+		// A bookmark takes a client no further back than the last event did.
+		if b.Complete > w.start && b.Complete >= sent && !w.sendBookmark(b.Complete, false) {
 			return nil
 		}
 		if next, ok := w.nextBookmark(); ok {
@@ -243,15 +281,15 @@ func (w *watcher) eventOf(ch *change) (watch.Event, error) {
 	}
 	switch {
 	case is && was:
-		return watch.Event{Type: watch.Modified, Object: ch.cur}, nil
+		return w.eventWith(watch.Modified, ch.cur, ch.rev <= w.replay)
 	case is:
-		return watch.Event{Type: watch.Added, Object: ch.cur}, nil
+		return w.eventWith(watch.Added, ch.cur, ch.rev <= w.replay)
 	case was:
 		last, err := ch.gone(w.cache.codec, w.cache.cfg.Versioner)
 		if err != nil {
 			return watch.Event{}, err
 		}
-		return watch.Event{Type: watch.Deleted, Object: last}, nil
+		return w.eventWith(watch.Deleted, last, ch.rev <= w.replay || ch.cur != nil)
 	default:
 		return watch.Event{}, nil
 	}
@@ -308,21 +346,30 @@ func (w *watcher) nextBookmark() (time.Duration, bool) {
 
 // send hands an event over. It returns false if the watch has ended.
 func (w *watcher) send(event watch.Event) bool {
+	ok, _ := w.sendUnless(event, nil)
+	return ok
+}
+
+// sendUnless hands an event over, unless the watch ends or bell rings before there is
+// room for it.
+func (w *watcher) sendUnless(event watch.Event, bell <-chan struct{}) (ok, rung bool) {
 	select {
 	case <-w.stop:
-		return false
+		return false, false
 	default:
 	}
 	// Mostly there is room, and a select of one channel is the cheaper one.
 	select {
 	case w.result <- event:
-		return true
+		return true, false
 	default:
 	}
 	select {
 	case w.result <- event:
-		return true
+		return true, false
 	case <-w.stop:
-		return false
+		return false, false
+	case <-bell:
+		return false, true
 	}
 }
