@@ -227,9 +227,7 @@ func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
 	}
 	paced, unpace := context.WithCancel(ctx)
 	defer unpace()
-	if err := plug(paced, config); err != nil {
-		return err
-	}
+	plug(paced, config)
 	completedConfig, err := config.Complete()
 	if err != nil {
 		return err

@@ -56,14 +56,11 @@ var watchCache = watchcache.Decorator()
 // storage of every resource of all three servers in the chain, and a handler that
 // stands innermost in the chain of the one that clients talk to, behind
 // authentication, authorization, flow control and audit. The delegates' own chains
-// never see a request. With weir's cache come leaner informers of the server's own
-// and, until ctx ends, a collector paced by what the cache holds.
-func plug(ctx context.Context, config *app.Config) error {
+// never see a request. With weir's cache comes, until ctx ends, a collector paced by
+// what the cache holds.
+func plug(ctx context.Context, config *app.Config) {
 	if !utilfeature.DefaultFeatureGate.Enabled(EncodedWatchCache) {
-		return nil
-	}
-	if err := slim(config.KubeAPIs.ControlPlane.VersionedInformers); err != nil {
-		return err
+		return
 	}
 	registerMetrics()
 	go pacer.Run(ctx, ledger.Process)
@@ -82,7 +79,6 @@ func plug(ctx context.Context, config *app.Config) error {
 		}
 		return chain(coalesce.Handler(api), c)
 	}
-	return nil
 }
 
 // encoderOf returns the encoder that the server which has the given version among its

@@ -6,6 +6,7 @@ package pacer
 import (
 	"context"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -14,26 +15,43 @@ import (
 )
 
 const (
-	// period is how often the percentage is looked at. Collections are seconds apart in
-	// a heap for which this matters.
+	// period is how often the percentage is looked at.
 	period = time.Second
-	// lowest and highest bound the percentage: below, collections come too often for
-	// what they free; above is Go's default.
-	lowest, highest = 25, 100
-	// step is the smallest change that is worth a stop of the world.
-	step = 5
-	// slack is how many bytes the heap may always grow by, Go's default allowing: a
-	// collection has costs of its own, whatever there is to mark.
-	slack = 256 << 20
+	// goDefault is the percentage that Go starts with.
+	goDefault = 100
+	// step is the smallest change of the percentage that is worth a stop of the world.
+	step = 3
+	// share is the part of the processors that collections may take.
+	share = 0.025
+	// least is how many bytes the heap may always grow by: a collection has costs of its
+	// own, and the rate of allocation can change before it is looked at again.
+	least = 128 << 20
+	// most is how many bytes it may grow by when little has to be marked.
+	most = 256 << 20
 )
 
-// percent returns the percentage of live by which the heap may grow when only
-// live-free bytes of it have to be marked.
-func percent(live, free int64) int {
-	if live <= 0 {
-		return highest
+// state is what the percentage is made from.
+type state struct {
+	// live is what was alive at the end of the last collection, in bytes; free is how
+	// much of it does not have to be marked.
+	live, free int64
+	// rate is how fast memory is allocated, in bytes per second.
+	rate float64
+	// cost is what a collection takes, in seconds of a processor.
+	cost float64
+	// processors is how many there are.
+	processors int
+}
+
+// percent returns the percentage of live by which the heap may grow.
+func percent(s state) int {
+	if s.live <= 0 {
+		return goDefault
 	}
-	return int(min(highest, max(lowest, 100*max(live-free, slack)/live)))
+	// At this slack a collection, every slack/rate seconds, takes its share.
+	slack := int64(s.cost * s.rate / (share * float64(s.processors)))
+	slack = max(least, min(slack, max(s.live-s.free, most)))
+	return int(max(1, min(goDefault, 100*slack/s.live)))
 }
 
 // Run paces the collector by the books of l until ctx ends, and then sets Go's
@@ -42,22 +60,57 @@ func Run(ctx context.Context, l *ledger.Ledger) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	defer debug.SetGCPercent(highest)
+	defer debug.SetGCPercent(goDefault)
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
-	// What was alive at the end of the last collection: what the next goal is made from.
-	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	for set := highest; ; {
+	var m meter
+	m.read()
+	for set := goDefault; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		metrics.Read(sample)
-		free := l.Bytes(ledger.Frames) + l.Bytes(ledger.History) + l.Bytes(ledger.Derived)
-		if next := percent(int64(sample[0].Value.Uint64()), free); next >= set+step || next <= set-step {
+		s := m.read()
+		// Derived encodings come and go, and making them makes garbage: they earn slack.
+		s.free = l.Bytes(ledger.Frames) + l.Bytes(ledger.History)
+		if next := percent(s); next >= set+step || next <= set-step {
 			debug.SetGCPercent(next)
 			set = next
 		}
 	}
+}
+
+// meter reads the runtime's counters.
+type meter struct {
+	at                 time.Time
+	allocated          uint64
+	cycles             uint64
+	seconds, cost, was float64
+}
+
+// read returns the state since the last read, without what the ledger knows.
+func (m *meter) read() state {
+	samples := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"},
+		{Name: "/gc/heap/allocs:bytes"},
+		{Name: "/gc/cycles/total:gc-cycles"},
+		{Name: "/cpu/classes/gc/total:cpu-seconds"},
+	}
+	metrics.Read(samples)
+	now := time.Now()
+	allocated, cycles, seconds := samples[1].Value.Uint64(), samples[2].Value.Uint64(), samples[3].Value.Float64()
+	// The runtime updates the seconds at the end of a cycle only.
+	if n := cycles - m.cycles; n > 0 {
+		m.cost = (seconds - m.seconds) / float64(n)
+		m.cycles, m.seconds = cycles, seconds
+	}
+	s := state{live: int64(samples[0].Value.Uint64()), cost: m.cost, processors: runtime.GOMAXPROCS(0)}
+	if passed := now.Sub(m.at).Seconds(); !m.at.IsZero() && passed > 0 {
+		rate := float64(allocated-m.allocated) / passed
+		// Of two seconds the busier one counts, so that a pause between bursts does not.
+		s.rate, m.was = max(rate, m.was), rate
+	}
+	m.at, m.allocated = now, allocated
+	return s
 }

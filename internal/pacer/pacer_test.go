@@ -3,26 +3,86 @@
 
 package pacer
 
-import "testing"
+import (
+	"context"
+	"runtime"
+	"runtime/debug"
+	"testing"
+
+	"github.com/weir-project/weir/internal/ledger"
+)
 
 func TestPercent(t *testing.T) {
 	const mb = 1 << 20
 	for _, c := range []struct {
-		name       string
-		live, free int64
-		want       int
+		name string
+		s    state
+		want int
 	}{
-		{"nothing is alive yet", 0, 0, 100},
-		{"no encoded objects", 300 * mb, 0, 100},
-		{"half of the heap", 1000 * mb, 500 * mb, 50},
-		{"half of a small heap", 400 * mb, 200 * mb, 64},
-		{"nearly all of the heap", 10_000 * mb, 9_900 * mb, 25},
+		{"nothing is alive yet", state{processors: 2}, 100},
+		{"a small heap", state{live: 100 * mb, rate: 1000 * mb, cost: 1, processors: 2}, 100},
+		{"a small heap at rest", state{live: 100 * mb, processors: 2}, 100},
+		{"at rest", state{live: 1280 * mb, free: 640 * mb, processors: 2}, 10},
+		{"allocating a little", state{live: 1280 * mb, free: 640 * mb, rate: 10 * mb, cost: 0.2, processors: 2}, 10},
+		// 0.4 s for a collection and 5% of a second: one in 8 s.
+		{"allocating", state{live: 1280 * mb, free: 640 * mb, rate: 40 * mb, cost: 0.4, processors: 2}, 25},
+		{"allocating on more processors", state{live: 1280 * mb, free: 640 * mb, rate: 80 * mb, cost: 0.4, processors: 4}, 25},
+		{"allocating fast", state{live: 1280 * mb, free: 640 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 50},
+		{"allocating fast, nothing encoded", state{live: 1280 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 100},
+		{"allocating fast, nearly all encoded", state{live: 1280 * mb, free: 1270 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 20},
 		// The ledger is up to date, what was alive is as of the last collection.
-		{"more booked than was alive", 100 * mb, 400 * mb, 100},
-		{"much more booked than was alive", 1000 * mb, 4000 * mb, 25},
+		{"more booked than was alive", state{live: 1280 * mb, free: 4000 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 20},
+		{"a huge heap at rest", state{live: 1000 * 1280 * mb, processors: 2}, 1},
 	} {
-		if got := percent(c.live, c.free); got != c.want {
+		if got := percent(c.s); got != c.want {
 			t.Errorf("%s: %d%%, want %d%%", c.name, got, c.want)
 		}
+	}
+}
+
+// TestMeter reads a rate and a cost from the real runtime.
+func TestMeter(t *testing.T) {
+	var m meter
+	if s := m.read(); s.rate != 0 {
+		t.Errorf("the first read has a rate of %v", s.rate)
+	}
+	const size = 64 << 20
+	kept := make([]byte, size)
+	runtime.GC()
+	s := m.read()
+	runtime.KeepAlive(kept)
+	if s.live < size || s.rate <= 0 || s.cost < 0 || s.processors < 1 {
+		t.Errorf("after allocating %d bytes and a collection the state is %+v", size, s)
+	}
+}
+
+// TestRunEnds: Go's default is back when the pacer has ended, whatever it had set.
+func TestRunEnds(t *testing.T) {
+	t.Setenv("GOGC", "")
+	t.Setenv("GOMEMLIMIT", "")
+	before := debug.SetGCPercent(42)
+	defer debug.SetGCPercent(before)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	Run(ctx, &ledger.Ledger{})
+	if got := debug.SetGCPercent(before); got != goDefault {
+		t.Errorf("the percentage is %d when the pacer has ended, want %d", got, goDefault)
+	}
+}
+
+// TestOperatorsChoice: what the environment says stays.
+func TestOperatorsChoice(t *testing.T) {
+	for _, name := range []string{"GOGC", "GOMEMLIMIT"} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("GOGC", "")
+			t.Setenv("GOMEMLIMIT", "")
+			t.Setenv(name, "50")
+			before := debug.SetGCPercent(42)
+			defer debug.SetGCPercent(before)
+			Run(t.Context(), &ledger.Ledger{})
+			if got := debug.SetGCPercent(before); got != 42 {
+				t.Errorf("with %s set the percentage became %d", name, got)
+			}
+		})
 	}
 }
