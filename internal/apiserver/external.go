@@ -62,6 +62,8 @@ func (o *Options) checkEtcd(ctx context.Context) error {
 			switch {
 			case m.Err != nil:
 				klog.Warningf("etcd at %s does not answer: %v", m.Endpoint, m.Err)
+			case m.Version == "":
+				klog.Warningf("etcd at %s does not tell its version", m.Endpoint)
 			case !m.AnswersProgressRequests():
 				old = append(old, fmt.Sprintf("%s (%s)", m.Endpoint, m.Version))
 			}

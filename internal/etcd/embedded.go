@@ -77,6 +77,9 @@ func Start(ctx context.Context, dir string) (_ *Embedded, err error) {
 	cfg.InitialCluster = cfg.Name + "=" + peer.String()
 	cfg.QuotaBackendBytes = quotaBytes
 	cfg.EnableGRPCGateway = false
+	// How often a watch cache hears that nothing has happened. By default that is every
+	// 10 minutes, which is later than what it knew has been compacted.
+	cfg.WatchProgressNotifyInterval = progressInterval
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newLogger(e.logLevel))
 
 	if e.etcd, err = startRecovered(cfg); err != nil {
@@ -93,6 +96,9 @@ func Start(ctx context.Context, dir string) (_ *Embedded, err error) {
 		return nil, fmt.Errorf("embedded etcd on %s did not become ready: %w", dir, context.Cause(ctx))
 	}
 }
+
+// progressInterval is what kubeadm gives etcd too.
+const progressInterval = 5 * time.Second
 
 // startRecovered turns the panics by which etcd rejects a broken data directory
 // into errors.

@@ -18,6 +18,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"golang.org/x/net/http2"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/apimachinery/pkg/util/version"
 )
@@ -120,10 +121,17 @@ func askOnce(ctx context.Context, client *clientv3.Client, tlsConfig *tls.Config
 	}
 	answer, err := client.Status(ctx, endpoint)
 	if err != nil {
-		if s, ok := status.FromError(err); ok { // gRPC's wrapping helps nobody
-			err = errors.New(s.Message())
+		s, ok := status.FromError(err)
+		switch {
+		case !ok:
+			return "", err
+		case s.Code() == codes.Unimplemented || s.Code() == codes.PermissionDenied || s.Code() == codes.Unauthenticated:
+			// Something answers, a proxy or a shim of etcd's API perhaps, and does not tell its
+			// version. That is no reason not to start: upstream asks for nothing else either.
+			return "", nil
+		default:
+			return "", errors.New(s.Message()) // gRPC's wrapping helps nobody
 		}
-		return "", err
 	}
 	return answer.Version, nil
 }
