@@ -188,7 +188,12 @@ var variants = []struct {
 	only  []string
 }{
 	{"Default", nil, nil},
-	{"WithoutWatchList", gates{features.WatchList: false}, nil},
+	{"WithoutWatchList", gates{features.WatchList: false}, []string{
+		"Get", "List", "ConsistentList", "GetListNonRecursive", "NamespaceScopedList", "CompactRevision", "GuaranteedUpdateWithTTL",
+		"Watch", "WatchFromZero", "WatchFromNonZero", "DeleteTriggerWatch", "WatchDeleteEventObjectHaveLatestRV", "WatcherTimeout",
+		"DelayedWatchDelivery", "ClusterScopedWatch", "NamespaceScopedWatch", "SendInitialEventsBackwardCompatibility",
+		"WatchSemantics", "WatchSemanticInitialEventsExtended", "WatchListMatchSingle",
+	}},
 	{"WithoutSnapshots", gates{features.ListFromCacheSnapshot: false}, []string{
 		"List", "ConsistentList", "GetListNonRecursive", "GetListRecursivePrefix", "NamespaceScopedList", "ListPaging",
 		"ListContinuation", "ListPaginationRareObject", "ListContinuationWithFilter", "ListResourceVersionMatch",

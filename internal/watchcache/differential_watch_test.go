@@ -134,8 +134,8 @@ func (d *differential) startWatch(key string, opts storage.ListOptions, slow boo
 	pred, recursive := opts.Predicate, opts.Recursive
 	p := &pair{
 		step: d.step, key: key, recursive: recursive, pred: pred, slow: slow,
-		asked: fmt.Sprintf("watch of %s (recursive %v) with resourceVersion %q sendInitialEvents %v bookmarks %v labels %q fields %q",
-			key, recursive, opts.ResourceVersion, ptr.Deref(opts.SendInitialEvents, false), opts.Predicate.AllowWatchBookmarks, pred.Label, pred.Field),
+		asked: fmt.Sprintf("watch of %s (recursive %v) with resourceVersion %q sendInitialEvents %v bookmarks %v labels %q fields %q shard %v",
+			key, recursive, opts.ResourceVersion, ptr.Deref(opts.SendInitialEvents, false), opts.Predicate.AllowWatchBookmarks, pred.Label, pred.Field, pred.ShardSelector),
 	}
 	// The request says what the handlers know of it, which upstream's cacher indexes by.
 	ctx := d.t.Context()
@@ -228,8 +228,19 @@ func (d *differential) mark(p *pair) uint64 {
 	case p.key != podPrefix:
 		pod.Namespace = p.key[len(podPrefix):]
 	}
-	for range 1000 {
+	name := pod.Name
+	for n := range 1000 {
+		if p.pred.ShardSelector != nil && p.recursive {
+			pod.Name = fmt.Sprintf("%s%d", name, n%32)
+			if p.key == podPrefix {
+				pod.Namespace = d.oneOf(namespaces)
+			}
+		}
 		d.mutate(pod)
+		mine, err := p.pred.MatchesSharding(pod)
+		if err != nil || !mine {
+			continue
+		}
 		if ok, err := p.pred.Matches(pod); err == nil && ok {
 			out := &example.Pod{}
 			d.update(d.direct, podKey(pod), pod, out)

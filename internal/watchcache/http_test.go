@@ -159,6 +159,7 @@ type pairOf struct {
 // the same watches over TLS, and compares the bytes: of initial events, of history
 // and of what happens meanwhile.
 func TestHTTPStreamsAreUpstreams(t *testing.T) {
+	t.Parallel()
 	etcd := watchcache.RunEtcd(t)
 	p := &pairOf{t: t}
 	p.stock = startServer(t, "stock", etcd.Endpoints()[0])
