@@ -85,12 +85,17 @@ func memoryGraph(title string, runs []*TargetRun) (*plot.Plot, error) {
 		}
 		name := run.Target
 		if run.Failure != "" {
-			name += " (" + shortFailure(run.Failure) + ")"
+			name += " (" + shortFailure(run.Target, run.Failure) + ")"
+			if err := markEnd(p, points[len(points)-1], look.colour); err != nil {
+				return nil, err
+			}
 		}
 		p.Legend.Add(name, line, thumbnail{draw.GlyphStyle{Color: look.colour, Radius: vg.Points(3), Shape: look.mark}})
 	}
-	// Room for the legend and for labels above the highest point.
+	// Room for the legend and for labels above the highest point, and for a mark at the end.
 	p.Y.Max *= 1.18
+	p.X.Max *= 1.03
+	p.Title.Padding = vg.Points(6)
 	return p, nil
 }
 
@@ -135,10 +140,23 @@ func (t thumbnail) Thumbnail(c *draw.Canvas) {
 	c.DrawGlyph(t.style, vg.Point{X: c.Center().X, Y: c.Center().Y})
 }
 
-func shortFailure(s string) string {
-	s, _, _ = strings.Cut(s, "; its log")
-	if len(s) > 60 {
-		s = s[:60] + "…"
+// shortFailure is what the legend says of a run that is not complete.
+func shortFailure(target, failure string) string {
+	failure, _, _ = strings.Cut(failure, "; its log")
+	failure = strings.TrimPrefix(failure, "target "+target+" ")
+	if runes := []rune(failure); len(runes) > 70 {
+		failure = string(runes[:70]) + "…"
 	}
-	return s
+	return failure
+}
+
+// markEnd crosses out the last sample of a run that is not complete.
+func markEnd(p *plot.Plot, last plotter.XY, colour color.Color) error {
+	cross, err := plotter.NewScatter(plotter.XYs{last})
+	if err != nil {
+		return err
+	}
+	cross.GlyphStyle = draw.GlyphStyle{Color: colour, Radius: vg.Points(6), Shape: draw.CrossGlyph{}}
+	p.Add(cross)
+	return nil
 }

@@ -87,7 +87,7 @@ func clusterUsage(ctx context.Context, s *server) (usage, error) {
 	if first.rss == 0 || first.cpu == 0 {
 		return usage{}, fmt.Errorf("metrics of %s: no process_resident_memory_bytes or process_cpu_seconds_total in them", s.target.Name)
 	}
-	return usage{every: 2 * time.Second, limit: 10 * time.Second, read: func() (int64, float64, error) {
+	return usage{every: 2 * time.Second, limit: 5 * time.Second, read: func() (int64, float64, error) {
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		m, err := s.scrape(ctx)

@@ -48,7 +48,7 @@ func TestGraphShowsEveryTarget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{"weir", "stock (target stock died: signal: killed)", "x16", "x64", "MB"} {
+	for _, text := range []string{"weir", "stock (died: signal: killed)", "x16", "x64", "MB"} {
 		if !bytes.Contains(svg, []byte(">"+text+"<")) {
 			t.Errorf("the SVG lacks the text %q", text)
 		}

@@ -149,14 +149,22 @@ func (o *Options) run(ctx context.Context, self selfExec, stdout, stderr io.Writ
 	}
 	defer removeOut()
 	if err := b.setUp(ctx, scenarios); err != nil {
-		return err
+		return interrupted(ctx, err)
 	}
 	defer func() { err = errors.Join(err, b.tearDown(ctx)) }()
 	b.results.Targets = b.targets
 	if err := b.load(ctx, scenarios); err != nil {
-		return err
+		return interrupted(ctx, err)
 	}
 	return b.report(stdout, b.measureAll(ctx, scenarios), ratios)
+}
+
+// interrupted gives what the user did as the reason for whatever failed because of it.
+func interrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("interrupted: %w", context.Cause(ctx))
+	}
+	return err
 }
 
 // prepareOut makes the directories for results and finds out whether they can be written before hours are spent on what to
@@ -316,7 +324,7 @@ func (b *bench) load(ctx context.Context, scenarios []scenario) (err error) {
 		return err
 	}
 	defer srv.stop(serverGrace)
-	defer func() { b.keepLog(srv, err) }()
+	defer func() { b.keepLog(ctx, srv, err) }()
 	loadCtx, cancel := watchDeath(ctx, srv)
 	defer cancel()
 	if err := srv.waitReady(loadCtx); err != nil {
@@ -391,8 +399,8 @@ func (b *bench) startTarget(t Target, what string, limits *limiter) (*server, er
 }
 
 // keepLog saves the log of a server that failed beside the results: the work directory may be a temporary one.
-func (b *bench) keepLog(srv *server, failure error) {
-	if failure == nil || srv.process == nil {
+func (b *bench) keepLog(ctx context.Context, srv *server, failure error) {
+	if failure == nil || ctx.Err() != nil || srv.process == nil {
 		return
 	}
 	data, err := os.ReadFile(srv.log)
@@ -442,7 +450,7 @@ func (b *bench) measureAll(ctx context.Context, scenarios []scenario) (failures 
 				b.say("%s: %s (round %d of %d)", sc.label(), t.Name, round+1, rounds)
 				err := b.measureOne(ctx, sc, t, round)
 				if ctx.Err() != nil {
-					return append(failures, fmt.Errorf("interrupted: %w", context.Cause(ctx)))
+					return append(failures, interrupted(ctx, err))
 				}
 				if err != nil {
 					b.say("  failed: %v", err)
@@ -483,7 +491,7 @@ func (b *bench) measureOne(ctx context.Context, sc scenario, t Target, round int
 		record.Failure = err.Error()
 	}
 	b.results.Runs = append(b.results.Runs, record)
-	b.keepLog(srv, err)
+	b.keepLog(ctx, srv, err)
 	srv.stop(serverGrace)
 	return err
 }

@@ -64,7 +64,7 @@ func (s *server) died() error {
 	}
 	err := s.ended()
 	if err != nil && s.group.killed() {
-		err = fmt.Errorf("out of memory, at its limit of %v: %w", quantity(s.group.limit), err)
+		err = fmt.Errorf("%w: out of memory, at its limit of %v", err, quantity(s.group.limit))
 	}
 	return err
 }

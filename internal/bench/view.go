@@ -92,7 +92,7 @@ func (v *view) begin(name string, rss func() int64) *stretch {
 	s := &stretch{view: v, name: name, rss: rss, began: now, rateBegan: now, end: make(chan struct{})}
 	if v.live {
 		s.bars = mpb.New(mpb.WithOutput(v.out), mpb.WithAutoRefresh(), mpb.WithRefreshRate(200*time.Millisecond))
-		s.bar = s.bars.New(1, mpb.BarStyle(), mpb.BarRemoveOnComplete(),
+		s.bar = s.bars.New(0, mpb.BarStyle(), mpb.BarRemoveOnComplete(),
 			mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return s.name + " " })),
 			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return " " + s.figures() })))
 	} else {
@@ -126,7 +126,7 @@ func (s *stretch) update(c counts) {
 	}
 	s.mu.Unlock()
 	if s.bar != nil && c.Total > 0 {
-		s.bar.SetTotal(c.Total+1, false) // complete only when finish is called
+		s.bar.SetTotal(c.Total, false) // it is over when finish is called, not when it is full
 		s.bar.SetCurrent(c.Done)
 	}
 }
