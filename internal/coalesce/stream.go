@@ -58,7 +58,7 @@ func Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, req)
 			return
 		}
-		s := &Stream{w: w}
+		s := &Stream{w: w, unflushed: true}
 		var later bool
 		defer func() {
 			if !later {
