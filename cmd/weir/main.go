@@ -1,7 +1,7 @@
 // Copyright The weir Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command weir is a kube-apiserver whose lists and watches stream.
+// Command weir is a kube-apiserver whose watches stream bytes that were encoded once.
 //
 //	weir serve [flags]       the server; every flag of kube-apiserver
 //	weir bench SCENARIO      measures servers, this one among them
@@ -43,7 +43,7 @@ func newCommand(name string) *cobra.Command {
 	}
 	root := &cobra.Command{
 		Use:           "weir",
-		Short:         "A kube-apiserver whose lists and watches stream",
+		Short:         "A kube-apiserver whose watches stream bytes that were encoded once",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {

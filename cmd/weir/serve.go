@@ -34,7 +34,7 @@ func newServeCommand(name, dataDir string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   name,
 		Short: "Run the API server",
-		Long: `Runs a kube-apiserver whose lists and watches stream. Every flag is kube-apiserver's.
+		Long: `Runs a kube-apiserver whose watches stream bytes that were encoded once. Every flag is kube-apiserver's.
 
 With --etcd-servers it uses that etcd, and every default is kube-apiserver's.
 

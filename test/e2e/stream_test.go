@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"bufio"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -116,6 +117,117 @@ func TestWebsocket(t *testing.T) {
 	same()
 }
 
+// TestGzip: what a client gets that takes gzip, as client-go does unless told
+// otherwise, is the stream, compressed: initial events, bookmark and live events.
+func TestGzip(t *testing.T) {
+	client, ns := prepare(t, 40)
+	path := "/api/v1/namespaces/" + ns + "/configmaps?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+	plain := lines(t, path, "application/json")
+
+	config := rest.CopyConfig(server.Client)
+	config.DisableCompression = true // or the transport asks for gzip and unpacks it itself
+	httpClient, err := rest.HTTPClientFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept-Encoding", "gzip")
+	res, err := httpClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if got := res.Header.Get("Content-Encoding"); got != "gzip" {
+		t.Fatalf("Content-Encoding is %q", got)
+	}
+	unpacked, err := gzip.NewReader(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed := bufio.NewScanner(unpacked)
+	same := func() {
+		t.Helper()
+		if a, b := next(t, packed), next(t, plain); a != b {
+			t.Errorf("compressed:\n%s\nplain:\n%s", a, b)
+		}
+	}
+	for range 41 { // forty objects and the bookmark
+		same()
+	}
+	for i := range 3 {
+		if _, err := client.CoreV1().ConfigMaps(ns).Update(t.Context(), configMap(ns, "cm-1", fmt.Sprint("changed ", i)), metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		same()
+	}
+}
+
+// TestNode: who watches the Pods of one node is not shown what became of one that is
+// not there any more, and sees nothing of other nodes.
+func TestNode(t *testing.T) {
+	client, ns := prepare(t, 0)
+	if _, err := client.CoreV1().ServiceAccounts(ns).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	create := func(name, node string) *corev1.Pod {
+		t.Helper()
+		pod, err := client.CoreV1().Pods(ns).Create(t.Context(), &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pod
+	}
+	create("here", "a")
+	create("there", "b")
+	s := lines(t, "/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3Da", "application/json")
+	expect := func(kind, name string) corev1.Pod {
+		t.Helper()
+		var event struct {
+			Type   string
+			Object corev1.Pod
+		}
+		if err := json.Unmarshal([]byte(next(t, s)), &event); err != nil {
+			t.Fatal(err)
+		}
+		if event.Type != kind || event.Object.Name != name {
+			t.Fatalf("the node sees %s %s, want %s %s", event.Type, event.Object.Name, kind, name)
+		}
+		return event.Object
+	}
+	expect("ADDED", "here")
+	create("elsewhere", "b")
+	pending := create("pending", "")
+	pending.Labels = map[string]string{"for": "nobody"}
+	if _, err := client.CoreV1().Pods(ns).Update(t.Context(), pending, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	binding := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: "pending"}, Target: corev1.ObjectReference{Kind: "Node", Name: "a"}}
+	if err := client.CoreV1().Pods(ns).Bind(t.Context(), binding, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if pod := expect("ADDED", "pending"); pod.Spec.NodeName != "a" || pod.Labels["for"] != "nobody" {
+		t.Errorf("the node sees %+v", pod)
+	}
+	now := int64(0)
+	if err := client.CoreV1().Pods(ns).Delete(t.Context(), "elsewhere", metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.CoreV1().Pods(ns).Delete(t.Context(), "here", metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+		t.Fatal(err)
+	}
+	expect("MODIFIED", "here") // it is marked first, and then gone
+	expect("DELETED", "here")
+}
+
 // TestTableColumnsOnce: the definitions of a Table's columns are in its first event
 // only, whoever else watches the same Table.
 func TestTableColumnsOnce(t *testing.T) {
@@ -149,8 +261,8 @@ func TestTableColumnsOnce(t *testing.T) {
 	}
 }
 
-// TestSelectorDoesNotLeak: who watches Pods of one node never sees what a Pod became
-// after it left the node's selector.
+// TestSelectorDoesNotLeak: who watches by a label never sees what an object became
+// after it left the selector.
 func TestSelectorDoesNotLeak(t *testing.T) {
 	client, ns := prepare(t, 0)
 	if _, err := client.CoreV1().ConfigMaps(ns).Create(t.Context(), configMap(ns, "secretive", "before"), metav1.CreateOptions{}); err != nil {
