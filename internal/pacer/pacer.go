@@ -22,10 +22,10 @@ const (
 	// step is the smallest change of the percentage that is worth a stop of the world.
 	step = 3
 	// share is the part of the processors that collections may take.
-	share = 0.025
+	share = 0.015
 	// least is how many bytes the heap may always grow by: a collection has costs of its
 	// own, and the rate of allocation can change before it is looked at again.
-	least = 128 << 20
+	least = 160 << 20
 	// most is how many bytes it may grow by when little has to be marked.
 	most = 256 << 20
 )

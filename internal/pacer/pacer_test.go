@@ -22,11 +22,11 @@ func TestPercent(t *testing.T) {
 		{"nothing is alive yet", state{processors: 2}, 100},
 		{"a small heap", state{live: 100 * mb, rate: 1000 * mb, cost: 1, processors: 2}, 100},
 		{"a small heap at rest", state{live: 100 * mb, processors: 2}, 100},
-		{"at rest", state{live: 1280 * mb, free: 640 * mb, processors: 2}, 10},
-		{"allocating a little", state{live: 1280 * mb, free: 640 * mb, rate: 10 * mb, cost: 0.2, processors: 2}, 10},
-		// 0.4 s for a collection and 5% of a second: one in 8 s.
-		{"allocating", state{live: 1280 * mb, free: 640 * mb, rate: 40 * mb, cost: 0.4, processors: 2}, 25},
-		{"allocating on more processors", state{live: 1280 * mb, free: 640 * mb, rate: 80 * mb, cost: 0.4, processors: 4}, 25},
+		{"at rest", state{live: 1600 * mb, free: 800 * mb, processors: 2}, 10},
+		{"allocating a little", state{live: 1600 * mb, free: 800 * mb, rate: 5 * mb, cost: 0.3, processors: 2}, 10},
+		// 0.3 s for a collection and 3% of a second: one in 10 s.
+		{"allocating", state{live: 1600 * mb, free: 800 * mb, rate: 40 * mb, cost: 0.3, processors: 2}, 25},
+		{"allocating on more processors", state{live: 1600 * mb, free: 800 * mb, rate: 80 * mb, cost: 0.3, processors: 4}, 25},
 		{"allocating fast", state{live: 1280 * mb, free: 640 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 50},
 		{"allocating fast, nothing encoded", state{live: 1280 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 100},
 		{"allocating fast, nearly all encoded", state{live: 1280 * mb, free: 1270 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 20},

@@ -76,6 +76,7 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		ctx:    ctx,
 		result: make(chan watch.Event, handover),
 		stop:   make(chan struct{}),
+		bell:   make(chan struct{}, 1),
 		match: newMatcher(prefix, opts.Predicate, func() {
 			metrics.RecordWatchFilteredEvent(c.cfg.GroupResource)
 		}),

@@ -43,9 +43,11 @@ type watcher struct {
 	cache  *Cache
 	ctx    context.Context
 	result chan watch.Event
-	// stop is closed by Stop, which the end of ctx calls too: the fewer channels a
-	// goroutine waits on, the cheaper it is to wake thousands.
+	// stop is closed by Stop, which the end of ctx calls too. bell, with room for one, is
+	// rung by Stop and when a bookmark is due: the fewer channels a goroutine waits on,
+	// the cheaper it is to wake thousands.
 	stop  chan struct{}
+	bell  chan struct{}
 	once  sync.Once
 	match matcher
 	// stream is the connection that the events go to, or nil.
@@ -70,7 +72,20 @@ var _ watch.Interface = (*watcher)(nil)
 func (w *watcher) ResultChan() <-chan watch.Event { return w.result }
 
 // Stop implements watch.Interface.
-func (w *watcher) Stop() { w.once.Do(func() { close(w.stop) }) }
+func (w *watcher) Stop() {
+	w.once.Do(func() {
+		close(w.stop)
+		w.ring()
+	})
+}
+
+// ring wakes sendLive: a bookmark is due, or the watch has been stopped.
+func (w *watcher) ring() {
+	select {
+	case w.bell <- struct{}{}:
+	default:
+	}
+}
 
 func (w *watcher) run() {
 	defer utilruntime.HandleCrashWithContext(w.ctx)
@@ -108,8 +123,13 @@ func (w *watcher) sendInitial() (bool, error) {
 	if w.initial == nil {
 		return true, nil
 	}
-	bell := make(chan struct{}, 1)
-	timer := w.cache.cfg.Clock.AfterFunc(stallPeriod, ring(bell))
+	stalled := make(chan struct{}, 1)
+	timer := w.cache.cfg.Clock.AfterFunc(stallPeriod, func() {
+		select {
+		case stalled <- struct{}{}:
+		default:
+		}
+	})
 	defer timer.Stop()
 	sent, ok := 0, true
 	var failed error
@@ -128,7 +148,7 @@ func (w *watcher) sendInitial() (bool, error) {
 		sent++
 		for {
 			var rung bool
-			if ok, rung = w.sendUnless(event, bell); !rung {
+			if ok, rung = w.sendUnless(event, stalled); !rung {
 				return ok
 			}
 			if failed = w.cursor.Check(); failed != nil {
@@ -146,16 +166,6 @@ func (w *watcher) sendInitial() (bool, error) {
 		return false, failed
 	}
 	return !w.end || w.sendBookmark(w.start, true), nil
-}
-
-// ring returns what a timer does to wake whoever waits on bell.
-func ring(bell chan<- struct{}) func() {
-	return func() {
-		select {
-		case bell <- struct{}{}:
-		default:
-		}
-	}
 }
 
 // eventWith returns an event with a frame, or with the decoded object where the REST
@@ -180,9 +190,8 @@ func (w *watcher) sendLive() error {
 	// A timer that rings a bell: to wait on a timer's own channel costs its heap a
 	// change at every event.
 	var timer clock.Timer
-	due := make(chan struct{}, 1)
 	if next, ok := w.nextBookmark(); ok {
-		timer = w.cache.cfg.Clock.AfterFunc(next, ring(due))
+		timer = w.cache.cfg.Clock.AfterFunc(next, w.ring)
 		defer timer.Stop()
 	}
 	// Watch has told the stream to hold back.
@@ -211,18 +220,22 @@ func (w *watcher) sendLive() error {
 			select {
 			case <-b.Wake:
 				continue
-			case <-due:
+			case <-w.bell:
+				if w.stopped() {
+					return nil
+				}
 				// Between Next and now more may have come: then the revision is older than the
 				// head, and true all the same.
 				if b, err = w.complete(b); err != nil {
 					return err
 				}
-			case <-w.stop:
-				return nil
 			}
 		} else {
 			select {
-			case <-due:
+			case <-w.bell:
+				if w.stopped() {
+					return nil
+				}
 			default:
 				continue
 			}
@@ -344,6 +357,15 @@ func (w *watcher) nextBookmark() (time.Duration, bool) {
 	return min(bookmarkPeriod, left), true
 }
 
+func (w *watcher) stopped() bool {
+	select {
+	case <-w.stop:
+		return true
+	default:
+		return false
+	}
+}
+
 // send hands an event over. It returns false if the watch has ended.
 func (w *watcher) send(event watch.Event) bool {
 	ok, _ := w.sendUnless(event, nil)
@@ -353,10 +375,8 @@ func (w *watcher) send(event watch.Event) bool {
 // sendUnless hands an event over, unless the watch ends or bell rings before there is
 // room for it.
 func (w *watcher) sendUnless(event watch.Event, bell <-chan struct{}) (ok, rung bool) {
-	select {
-	case <-w.stop:
+	if w.stopped() {
 		return false, false
-	default:
 	}
 	// Mostly there is room, and a select of one channel is the cheaper one.
 	select {
