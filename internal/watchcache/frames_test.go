@@ -6,6 +6,7 @@ package watchcache_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -393,36 +394,40 @@ func equalBytes(t *testing.T, turn int, got, want []byte) {
 // equalCBOR compares what streams of CBOR say: the order of keys is at random.
 func equalCBOR(t *testing.T, turn int, got, want []byte) {
 	t.Helper()
-	read := func(stream []byte) (events []any) {
-		for framer := cbor.NewFramer().NewFrameReader(io.NopCloser(bytes.NewReader(stream))); ; {
-			var one []byte
-			buf := make([]byte, 64<<10)
-			for {
-				n, err := framer.Read(buf)
-				one = append(one, buf[:n]...)
-				if err == io.ErrShortBuffer {
-					continue
-				}
-				if err == io.EOF {
-					return events
-				}
-				if err != nil {
-					t.Fatalf("turn %d: reading CBOR: %v", turn, err)
-				}
-				break
-			}
-			var event any
-			if err := direct.Unmarshal(one, &event); err != nil {
-				t.Fatalf("turn %d: decoding CBOR: %v", turn, err)
-			}
-			events = append(events, event)
-		}
-	}
-	gotEvents, wantEvents := read(got), read(want)
+	gotEvents, wantEvents := readCBOR(t, got, ""), readCBOR(t, want, "")
 	if len(wantEvents) == 0 {
 		t.Fatalf("turn %d: upstream tells of no events: %q", turn, want)
 	}
 	if diff := cmp.Diff(wantEvents, gotEvents); diff != "" {
 		t.Errorf("turn %d: events differ (-upstream +weir):\n%.2000s", turn, diff)
+	}
+}
+
+// readCBOR decodes a stream of CBOR, up to the event that names the marker if there is
+// one.
+func readCBOR(t *testing.T, stream []byte, marker string) (events []any) {
+	t.Helper()
+	framer := cbor.NewFramer().NewFrameReader(io.NopCloser(bytes.NewReader(stream)))
+	buf := make([]byte, 64<<10)
+	for {
+		var one []byte
+		n, err := framer.Read(buf)
+		for one = append(one, buf[:n]...); errors.Is(err, io.ErrShortBuffer); one = append(one, buf[:n]...) {
+			n, err = framer.Read(buf)
+		}
+		if errors.Is(err, io.EOF) {
+			return events
+		}
+		if err != nil {
+			t.Fatalf("reading CBOR: %v", err)
+		}
+		var event any
+		if err := direct.Unmarshal(one, &event); err != nil {
+			t.Fatalf("decoding CBOR: %v", err)
+		}
+		events = append(events, event)
+		if marker != "" && bytes.Contains(one, []byte(marker)) {
+			return events
+		}
 	}
 }

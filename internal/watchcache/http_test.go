@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/weir-project/weir/internal/watchcache"
 )
 
@@ -153,6 +155,8 @@ func writtenContents() []string {
 type pairOf struct {
 	t           *testing.T
 	stock, weir *server
+	// inCBOR counts the streams of CBOR that were compared.
+	inCBOR *int
 }
 
 // TestHTTPStreamsAreUpstreams has kube-apiserver and weir, both over one etcd, serve
@@ -160,10 +164,27 @@ type pairOf struct {
 // and of what happens meanwhile.
 func TestHTTPStreamsAreUpstreams(t *testing.T) {
 	t.Parallel()
+	if n := compareServers(t, slices.Sorted(maps.Keys(resources))); n != 0 {
+		t.Errorf("%d streams were in CBOR without its gate", n)
+	}
+}
+
+// TestHTTPStreamsInCBOR does the same where servers store and serve CBOR.
+func TestHTTPStreamsInCBOR(t *testing.T) {
+	t.Parallel()
+	if compareServers(t, []string{"custom", "custom of another version", "configmaps"}, "--feature-gates=CBORServingAndStorage=true") == 0 {
+		t.Error("nothing was compared in CBOR")
+	}
+}
+
+// compareServers compares what both serve of the named resources, and returns how many
+// streams were in CBOR.
+func compareServers(t *testing.T, names []string, args ...string) (inCBOR int) {
+	t.Helper()
 	etcd := watchcache.RunEtcd(t)
-	p := &pairOf{t: t}
-	p.stock = startServer(t, "stock", etcd.Endpoints()[0])
-	p.weir = startServer(t, "weir", etcd.Endpoints()[0])
+	p := &pairOf{t: t, inCBOR: &inCBOR}
+	p.stock = startServer(t, "stock", etcd.Endpoints()[0], args...)
+	p.weir = startServer(t, "weir", etcd.Endpoints()[0], args...)
 	p.stock.must(http.MethodPost, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", customResource())
 	for _, s := range []*server{p.stock, p.weir} {
 		for _, r := range resources {
@@ -180,17 +201,18 @@ func TestHTTPStreamsAreUpstreams(t *testing.T) {
 	if _, metrics := p.weir.do(http.MethodGet, "/metrics", nil); !regexp.MustCompile(`weir_memory_bytes\{purpose="frames"\} [1-9]`).Match(metrics) {
 		t.Error("weir's cache holds nothing: this would compare upstream with itself")
 	}
-	for _, name := range slices.Sorted(maps.Keys(resources)) {
+	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
 			r := resources[name]
 			if r.write == "" {
 				r.write = r.path
 			}
-			q := &pairOf{t: t, stock: p.stock.in(t), weir: p.weir.in(t)}
+			q := &pairOf{t: t, stock: p.stock.in(t), weir: p.weir.in(t), inCBOR: p.inCBOR}
 			q.history(r)
 			q.live(r)
 		})
 	}
+	return inCBOR
 }
 
 // relabelled is a patch.
@@ -216,7 +238,7 @@ func (p *pairOf) history(r served) {
 		}
 	}
 	const marker = "zz-end-of-history"
-	last := p.write(r, marker)
+	last := p.mark(r, marker)
 	for _, s := range servers {
 		// Any state will do from here on, so both have to have the last.
 		s.must(http.MethodGet, r.path+"?resourceVersionMatch=NotOlderThan&resourceVersion="+last, nil)
@@ -231,18 +253,24 @@ func (p *pairOf) history(r served) {
 		} {
 			path := r.path + "?watch=1&" + from + form.query
 			ctx, cancel := context.WithTimeout(p.t.Context(), watchcache.Patience)
-			stockType, stock, stockErr := p.stock.stream(ctx, path, form.accept, marker, nil)
-			weirType, weir, weirErr := p.weir.stream(ctx, path, form.accept, marker, nil)
+			stockType, stock, stockErr := p.stock.stream(ctx, path, form.accept, marker+after, nil)
+			weirType, weir, weirErr := p.weir.stream(ctx, path, form.accept, marker+after, nil)
 			cancel()
 			p.compare(form.name+" from "+from, marker, stockType, weirType, stock, weir, stockErr, weirErr)
 		}
 	}
 }
 
-// write creates an object by that name and returns its resourceVersion.
-func (p *pairOf) write(r served, name string) string {
+// after is what the name of the object after the marker ends in: when that has come,
+// the marker's event is complete.
+const after = "-after"
+
+// mark creates the marker and the object after it, and returns the latter's
+// resourceVersion.
+func (p *pairOf) mark(r served, marker string) string {
 	p.t.Helper()
-	return resourceVersion(p.stock.must(http.MethodPost, r.write, r.object(name, "end")))
+	p.stock.must(http.MethodPost, r.write, r.object(marker, "end"))
+	return resourceVersion(p.stock.must(http.MethodPost, r.write, r.object(marker+after, "end")))
 }
 
 func (p *pairOf) compare(what, marker, stockType, weirType string, stock, weir []byte, stockErr, weirErr error) {
@@ -257,6 +285,13 @@ func (p *pairOf) compare(what, marker, stockType, weirType string, stock, weir [
 	}
 	if weirType != stockType {
 		p.t.Errorf("%s: %s, stock %s", what, weirType, stockType)
+		return
+	}
+	if strings.Contains(stockType, "cbor") {
+		*p.inCBOR++
+		if diff := cmp.Diff(readCBOR(p.t, stock, marker), readCBOR(p.t, weir, marker)); diff != "" {
+			p.t.Errorf("%s: events differ (-stock +weir):\n%.2000s", what, diff)
+		}
 		return
 	}
 	got, want := comparableStream(weir, marker), comparableStream(stock, marker)
@@ -295,7 +330,7 @@ func (p *pairOf) live(r served) {
 					streams[i] = append(streams[i], st)
 					opened.Add(1)
 					ended.Go(func() {
-						st.contentType, st.body, st.err = s.stream(ctx, r.path+"?watch=1&resourceVersion="+at+form.query+selector, form.accept, marker, opened.Done)
+						st.contentType, st.body, st.err = s.stream(ctx, r.path+"?watch=1&resourceVersion="+at+form.query+selector, form.accept, marker+after, opened.Done)
 					})
 				}
 			}
@@ -311,7 +346,7 @@ func (p *pairOf) live(r served) {
 		}
 		p.weir.must(http.MethodDelete, r.write+"/"+name+"?gracePeriodSeconds=0", nil)
 	}
-	p.write(r, marker)
+	p.mark(r, marker)
 	ended.Wait()
 	for i, weir := range streams[1] {
 		stock := streams[0][i]

@@ -16,7 +16,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -207,7 +206,7 @@ func (s *server) stream(ctx context.Context, path, accept, marker string, opened
 	}
 	defer func() { _ = resp.Body.Close() }()
 	buf := make([]byte, 64<<10)
-	for !strings.Contains(string(body[max(0, len(body)-len(buf)-len(marker)):]), marker) {
+	for !bytes.Contains(body[max(0, len(body)-len(buf)-len(marker)):], []byte(marker)) {
 		n, err := resp.Body.Read(buf)
 		body = append(body, buf[:n]...)
 		if err != nil {
