@@ -391,6 +391,7 @@ func TestBenchBadInput(t *testing.T) {
 	}{
 		{"no target: name one", []string{"watchlist"}},
 		{`target "wier": unknown; there are stock, weir, weir-off and static`, []string{"watchlist", "--target=wier"}},
+		{"target weir is named twice", []string{"watchlist", "--compare=weir,static,weir"}},
 		{`--dataset "z": there are a, b, c and d`, []string{"list", "--target=weir", "--dataset=z"}},
 		{"--streams and --again must be at least 1", []string{"list", "--target=weir", "--streams=0"}},
 		{"want a number of bytes such as 2Gi", []string{"list", "--target=weir", "--memory-limit=much"}},

@@ -93,7 +93,10 @@ func (o *Options) choose() ([]Target, error) {
 		return nil, errors.New("--namespace and --context belong to --kubeconfig")
 	}
 	var targets []Target
-	for _, name := range o.Targets {
+	for i, name := range o.Targets {
+		if slices.Contains(o.Targets[:i], name) {
+			return nil, fmt.Errorf("target %s is named twice; to measure it several times, say --rounds", name)
+		}
 		t, err := o.target(name)
 		if err != nil {
 			return nil, err
