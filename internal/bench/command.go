@@ -182,9 +182,11 @@ func newStormCommand(o *Options) *cobra.Command {
 func newInformersScenario(o *Options, name, dataset string) *cobra.Command {
 	sc := &informersScenario{command: name, Dataset: dataset}
 	short, modelled := "client-go informers of 30,000 Pods", "Modelled on controllers that all start at once in a large cluster."
+	counts := []int{1, 4, 16}
 	if dataset == "a" {
 		short = "client-go informers of 400 Secrets of 1 MB"
-		modelled = "The synthetic test of KEP-3157 (API Streaming): 400 Secrets of 1 MB, a growing number of informers, the server's\nmemory over time."
+		counts = []int{1, 4, 16, 64}
+		modelled = "Modelled on the synthetic test of KEP-3157 (API Streaming): 400 Secrets of 1 MB, a growing number of informers, the server's\nmemory over time."
 	}
 	cmd := scenarioCommand(o, name, short, modelled, func() ([]scenario, error) {
 		if slices.ContainsFunc(sc.Informers, func(n int) bool { return n < 1 }) {
@@ -192,7 +194,7 @@ func newInformersScenario(o *Options, name, dataset string) *cobra.Command {
 		}
 		return []scenario{sc}, nil
 	})
-	cmd.Flags().IntSliceVar(&sc.Informers, "informers", []int{1, 4, 16}, "informers at once, each with a connection of its own; measured one number after the other on one server")
+	cmd.Flags().IntSliceVar(&sc.Informers, "informers", counts, "informers at once, each with a connection of its own; measured one number after the other on one server")
 	addFormat(cmd.Flags(), &sc.Format)
 	cmd.Flags().BoolVar(&sc.WatchList, "watch-list", true, "client-go's gate WatchListClient: ask for watch lists, not lists")
 	cmd.Flags().BoolVar(&sc.Gzip, "gzip", false, "let the server compress lists")

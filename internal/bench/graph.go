@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"image/color"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"gonum.org/v1/plot"
@@ -65,6 +66,7 @@ func memoryGraph(title string, runs []*TargetRun) (*plot.Plot, error) {
 	p.X.Label.Text = "seconds since the server was started, or the scenario was; marks are the beginning and the end of a phase"
 	p.Y.Label.Text = "MB"
 	p.Y.Min = 0
+	p.X.Tick.Marker, p.Y.Tick.Marker = shortTicks{}, shortTicks{}
 	p.Legend.Top, p.Legend.Left = true, true
 	p.Legend.ThumbnailWidth = vg.Centimeter * 1.6
 	p.Add(plotter.NewGrid())
@@ -111,7 +113,7 @@ func markPhases(p *plot.Plot, run *TargetRun, colour color.Color, mark draw.Glyp
 			marks = append(marks, ended)
 		}
 		at = append(at, began)
-		names = append(names, phase.Name[strings.LastIndexByte(phase.Name, ' ')+1:])
+		names = append(names, phaseLabel(phase.Name))
 	}
 	if len(marks) == 0 {
 		return nil
@@ -131,6 +133,29 @@ func markPhases(p *plot.Plot, run *TargetRun, colour color.Color, mark draw.Glyp
 	labels.Offset = vg.Point{X: vg.Points(-3), Y: vg.Points(7)}
 	p.Add(scatter, labels)
 	return nil
+}
+
+// phaseLabel is the end of a phase's name, which tells it apart from the others of its scenario: "x16", "x16 again 1".
+func phaseLabel(name string) string {
+	before, again, repeated := strings.Cut(name, " again ")
+	label := before[strings.LastIndexByte(before, ' ')+1:]
+	if repeated {
+		label += " again " + again
+	}
+	return label
+}
+
+// shortTicks are the usual ticks with labels no longer than they need be.
+type shortTicks struct{ plot.DefaultTicks }
+
+func (t shortTicks) Ticks(from, to float64) []plot.Tick {
+	ticks := t.DefaultTicks.Ticks(from, to)
+	for i := range ticks {
+		if !ticks[i].IsMinor() {
+			ticks[i].Label = strconv.FormatFloat(ticks[i].Value, 'g', 6, 64)
+		}
+	}
+	return ticks
 }
 
 // thumbnail draws a target's mark on its line in the legend.
