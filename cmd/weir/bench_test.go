@@ -269,7 +269,7 @@ func TestBenchTargetDies(t *testing.T) {
 		t.Fatalf("runs %+v", runs)
 	}
 	phases := runs[0].Phases
-	if len(phases) != 2 || len(phases[0].Errors) > 0 || len(phases[1].Errors) == 0 {
+	if len(phases) != 2 || len(phases[0].Errors) > 0 || len(phases[1].Errors) == 0 || phases[1].RSSBefore < 1<<20 || phases[1].RSSPeak < 1<<20 {
 		t.Errorf("the second phase must be the one that failed: %+v", phases)
 	}
 	if logs, _ := filepath.Glob(filepath.Join(r.out, "*.log")); len(logs) != 1 {

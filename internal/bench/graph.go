@@ -82,7 +82,7 @@ func memoryGraph(title string, runs []*TargetRun) (*plot.Plot, error) {
 		}
 		line.Width, line.Color, line.Dashes = vg.Points(1.6), look.colour, look.dashes
 		p.Add(line)
-		if err := markPhases(p, run, look.colour, look.mark); err != nil {
+		if err := markPhases(p, run, look.colour, look.mark, i%2 == 1); err != nil {
 			return nil, err
 		}
 		name := run.Target
@@ -101,8 +101,9 @@ func memoryGraph(title string, runs []*TargetRun) (*plot.Plot, error) {
 	return p, nil
 }
 
-// markPhases puts a mark where each phase begins and ends, and its name above the beginning.
-func markPhases(p *plot.Plot, run *TargetRun, colour color.Color, mark draw.GlyphDrawer) error {
+// markPhases puts a mark where each phase begins and ends, and its name above or below the beginning: of two lines close
+// to each other, the names then do not meet.
+func markPhases(p *plot.Plot, run *TargetRun, colour color.Color, mark draw.GlyphDrawer, below bool) error {
 	var marks, at plotter.XYs
 	var names []string
 	for _, phase := range run.Phases {
@@ -131,6 +132,9 @@ func markPhases(p *plot.Plot, run *TargetRun, colour color.Color, mark draw.Glyp
 		labels.TextStyle[i].Color = colour
 	}
 	labels.Offset = vg.Point{X: vg.Points(-3), Y: vg.Points(7)}
+	if below {
+		labels.Offset.Y = vg.Points(-16)
+	}
 	p.Add(scatter, labels)
 	return nil
 }

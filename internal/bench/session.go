@@ -105,9 +105,9 @@ func (s *session) measure(ctx context.Context, name string, quiet bool, do func(
 	shown := s.show(name)
 	defer shown.finish()
 	began := time.Now()
-	p.Began = began.Sub(s.started).Seconds()
+	p.Began, p.RSSBefore = began.Sub(s.started).Seconds(), before.RSS
 	doErr := do(ctx, p)
-	p.Wall = time.Since(began).Seconds()
+	p.Wall, p.RSSPeak = time.Since(began).Seconds(), s.sampler.peakRSS()
 	shown.finish()
 	after, err := s.sampler.take()
 	if err != nil {
@@ -118,7 +118,7 @@ func (s *session) measure(ctx context.Context, name string, quiet bool, do func(
 		return nil, err
 	}
 	p.CPU, p.EtcdCPU = after.CPU-before.CPU, etcdAfter-etcdBefore
-	p.RSSBefore, p.RSSAfter, p.RSSPeak = before.RSS, after.RSS, s.sampler.peakRSS()
+	p.RSSAfter, p.RSSPeak = after.RSS, s.sampler.peakRSS()
 	if doErr != nil {
 		return nil, fmt.Errorf("%s: %w", name, doErr)
 	}
