@@ -339,7 +339,7 @@ func TestBenchNoSpace(t *testing.T) {
 	t.Run("from the beginning", func(t *testing.T) {
 		t.Parallel()
 		r := startBench(t, "writes", append(quick, "--out="+full)...)
-		if code := r.wait(); code != 1 || !strings.Contains(r.progress.String(), "directory for the results: mkdir "+full) || strings.Contains(r.progress.String(), "round") {
+		if code := r.wait(); code != 1 || !strings.Contains(r.progress.String(), "directory for the results: mkdir "+full) || strings.Contains(r.progress.String(), "(round ") {
 			t.Errorf("exit status %d\n%s", code, r.progress)
 		}
 	})
@@ -402,7 +402,7 @@ func TestBenchBadInput(t *testing.T) {
 		{"not-there: no such file or directory", []string{"list", "--target=stock", "--stock-binary=not-there"}},
 	} {
 		r := startBench(t, test.args[0], test.args[1:]...)
-		if code := r.wait(); code != 1 || !strings.Contains(r.lastLine(), test.want) || strings.Contains(r.progress.String(), "round") {
+		if code := r.wait(); code != 1 || !strings.Contains(r.lastLine(), test.want) || strings.Contains(r.progress.String(), "(round ") {
 			t.Errorf("%v: exit status %d, want 1 and %q\n%s", test.args, code, test.want, r.progress)
 		}
 		if _, err := os.Stat(r.out); err == nil {
