@@ -23,11 +23,10 @@ const (
 	step = 3
 	// share is the part of the processors that collections may take.
 	share = 0.015
-	// least is how many bytes the heap may always grow by: a collection has costs of its
-	// own, and the rate of allocation can change before it is looked at again.
-	least = 160 << 20
-	// most is how many bytes it may grow by when little has to be marked.
-	most = 256 << 20
+	// least is how many bytes the heap may always grow by, as far as Go's default goes: a
+	// collection has costs of its own, and the rate of allocation can change before it is
+	// looked at again.
+	least = 256 << 20
 )
 
 // state is what the percentage is made from.
@@ -50,7 +49,7 @@ func percent(s state) int {
 	}
 	// At this slack a collection, every slack/rate seconds, takes its share.
 	slack := int64(s.cost * s.rate / (share * float64(s.processors)))
-	slack = max(least, min(slack, max(s.live-s.free, most)))
+	slack = max(least, min(slack, s.live-s.free))
 	return int(max(1, min(goDefault, 100*slack/s.live)))
 }
 

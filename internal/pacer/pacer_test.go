@@ -22,17 +22,17 @@ func TestPercent(t *testing.T) {
 		{"nothing is alive yet", state{processors: 2}, 100},
 		{"a small heap", state{live: 100 * mb, rate: 1000 * mb, cost: 1, processors: 2}, 100},
 		{"a small heap at rest", state{live: 100 * mb, processors: 2}, 100},
-		{"at rest", state{live: 1600 * mb, free: 800 * mb, processors: 2}, 10},
-		{"allocating a little", state{live: 1600 * mb, free: 800 * mb, rate: 5 * mb, cost: 0.3, processors: 2}, 10},
-		// 0.3 s for a collection and 3% of a second: one in 10 s.
-		{"allocating", state{live: 1600 * mb, free: 800 * mb, rate: 40 * mb, cost: 0.3, processors: 2}, 25},
-		{"allocating on more processors", state{live: 1600 * mb, free: 800 * mb, rate: 80 * mb, cost: 0.3, processors: 4}, 25},
-		{"allocating fast", state{live: 1280 * mb, free: 640 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 50},
-		{"allocating fast, nothing encoded", state{live: 1280 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 100},
-		{"allocating fast, nearly all encoded", state{live: 1280 * mb, free: 1270 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 20},
+		{"at rest", state{live: 2560 * mb, free: 1280 * mb, processors: 2}, 10},
+		{"allocating a little", state{live: 2560 * mb, free: 1280 * mb, rate: 5 * mb, cost: 0.3, processors: 2}, 10},
+		// 0.48 s for a collection and 3% of a second: one in 16 s.
+		{"allocating", state{live: 2560 * mb, free: 1280 * mb, rate: 40 * mb, cost: 0.48, processors: 2}, 25},
+		{"allocating on more processors", state{live: 2560 * mb, free: 1280 * mb, rate: 80 * mb, cost: 0.48, processors: 4}, 25},
+		{"allocating fast", state{live: 2560 * mb, free: 1280 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 50},
+		{"allocating fast, nothing encoded", state{live: 2560 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 100},
+		{"allocating fast, nearly all encoded", state{live: 2560 * mb, free: 2550 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 10},
 		// The ledger is up to date, what was alive is as of the last collection.
-		{"more booked than was alive", state{live: 1280 * mb, free: 4000 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 20},
-		{"a huge heap at rest", state{live: 1000 * 1280 * mb, processors: 2}, 1},
+		{"more booked than was alive", state{live: 2560 * mb, free: 4000 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 10},
+		{"a huge heap at rest", state{live: 1000 * 2560 * mb, processors: 2}, 1},
 	} {
 		if got := percent(c.s); got != c.want {
 			t.Errorf("%s: %d%%, want %d%%", c.name, got, c.want)

@@ -122,9 +122,10 @@ func newLog(rev uint64, trigger string, limits eventlog.Config[scope, *change]) 
 // matcher decides whether a watch or list wants an object.
 type matcher struct {
 	prefix string
-	pred   storage.SelectionPredicate
 	label  labels.Selector
 	field  fields.Selector
+	// sharded is the predicate if it has a shard selector, else nil.
+	sharded *storage.SelectionPredicate
 	// filtered is called for each object that the shard selector turns away; nil if
 	// there is no shard selector.
 	filtered func()
@@ -134,8 +135,8 @@ func (m *matcher) matches(f *frame.Frame) (bool, error) {
 	if !key.HasPathPrefix(f.Key(), m.prefix) {
 		return false, nil
 	}
-	if m.filtered != nil {
-		ok, err := m.pred.MatchesSharding(f.Identity())
+	if m.sharded != nil {
+		ok, err := m.sharded.MatchesSharding(f.Identity())
 		if err != nil {
 			return false, err
 		}
@@ -149,7 +150,7 @@ func (m *matcher) matches(f *frame.Frame) (bool, error) {
 
 // newMatcher returns a matcher for the objects under prefix that pred selects.
 func newMatcher(prefix string, pred storage.SelectionPredicate, filtered func()) matcher {
-	m := matcher{prefix: prefix, pred: pred}
+	m := matcher{prefix: prefix}
 	if pred.Label != nil && !pred.Label.Empty() {
 		m.label = pred.Label
 	}
@@ -157,7 +158,8 @@ func newMatcher(prefix string, pred storage.SelectionPredicate, filtered func())
 		m.field = pred.Field
 	}
 	if pred.ShardSelector != nil && !pred.ShardSelector.Empty() {
-		m.filtered = filtered
+		sharded := pred // a copy, so that the others' predicates stay off the heap
+		m.sharded, m.filtered = &sharded, filtered
 	}
 	return m
 }

@@ -30,7 +30,7 @@ const (
 	// handover is how many references to events lie between the watch and upstream's
 	// handler. It is no buffer of events: the handler flushes when its channel is empty,
 	// and where it compresses, a flush after every event would undo the compression.
-	handover = 16
+	handover = 8
 	// bookmarkPeriod is how often a watch gets a bookmark, and bookmarkMargin how long
 	// before its deadline it gets one more; both are upstream's.
 	bookmarkPeriod = time.Minute
@@ -43,9 +43,8 @@ type watcher struct {
 	cache  *Cache
 	ctx    context.Context
 	result chan watch.Event
-	// stop is closed by Stop, which the end of ctx calls too. bell, with room for one, is
-	// rung by Stop and when a bookmark is due: the fewer channels a goroutine waits on,
-	// the cheaper it is to wake thousands.
+	// stop is closed by Stop. bell, with room for one, is rung by Stop and when a bookmark
+	// is due: the fewer channels a goroutine waits on, the cheaper it is to wake thousands.
 	stop  chan struct{}
 	bell  chan struct{}
 	once  sync.Once
@@ -91,7 +90,6 @@ func (w *watcher) run() {
 	defer utilruntime.HandleCrashWithContext(w.ctx)
 	defer close(w.result)
 	defer w.cursor.Close()
-	defer context.AfterFunc(w.ctx, w.Stop)()
 	gr := w.cache.cfg.GroupResource
 	if w.match.filtered != nil && utilfeature.DefaultFeatureGate.Enabled(features.ShardedListAndWatch) {
 		metrics.RecordShardedWatchStarted(gr)
@@ -229,6 +227,8 @@ func (w *watcher) sendLive() error {
 				if b, err = w.complete(b); err != nil {
 					return err
 				}
+			case <-w.ctx.Done():
+				return nil
 			}
 		} else {
 			select {
@@ -388,6 +388,8 @@ func (w *watcher) sendUnless(event watch.Event, bell <-chan struct{}) (ok, rung 
 	case w.result <- event:
 		return true, false
 	case <-w.stop:
+		return false, false
+	case <-w.ctx.Done():
 		return false, false
 	case <-bell:
 		return false, true
