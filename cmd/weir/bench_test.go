@@ -382,6 +382,26 @@ func TestBenchNoSpace(t *testing.T) {
 	})
 }
 
+// Nobody reads what it writes any more, as with "| head": it goes on, and leaves nothing behind.
+func TestBenchNobodyReads(t *testing.T) {
+	t.Parallel()
+	r := newBench(t, "writes", "--target=weir", "--rounds=1", "--operations=20", "--warm-up=2")
+	in, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = in.Close()
+	r.cmd.Stdout, r.cmd.Stderr = out, out
+	r.start()
+	_ = out.Close()
+	if code := r.wait(); code != 1 {
+		t.Errorf("exit status %d, want 1: the table was not printed", code)
+	}
+	if len(r.results().Runs) != 1 {
+		t.Error("results.json lacks the run")
+	}
+}
+
 // What cannot be measured as asked is said in one line, before anything is started.
 func TestBenchBadInput(t *testing.T) {
 	t.Parallel()

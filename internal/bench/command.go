@@ -114,8 +114,12 @@ func scenarioCommand(o *Options, use, short, modelled string, scenarios func() (
 			}
 			// "weir bench watchlist" starts "weir bench internal-etcd".
 			prefix := strings.Fields(cmd.Parent().CommandPath())[1:]
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
+			// Without this the program would end at once, and leave everything behind, when nobody reads its output any more.
+			broken := make(chan os.Signal, 1)
+			signal.Notify(broken, syscall.SIGPIPE)
+			defer signal.Stop(broken)
 			context.AfterFunc(ctx, stop) // a second signal ends the program at once
 			err = o.run(ctx, selfExec{path: path, prefix: prefix}, cmd.OutOrStdout(), cmd.ErrOrStderr(), list...)
 			if err != nil { // several, perhaps, and a program ends with one line
