@@ -394,8 +394,9 @@ func TestBenchNobodyReads(t *testing.T) {
 	r.cmd.Stdout, r.cmd.Stderr = out, out
 	r.start()
 	_ = out.Close()
-	if code := r.wait(); code != 1 {
-		t.Errorf("exit status %d, want 1: the table was not printed", code)
+	// Not 0, for the table was not printed; telling of that may end it by the signal after all, which is in order then.
+	if code := r.wait(); code == 0 {
+		t.Error("exit status 0")
 	}
 	if len(r.results().Runs) != 1 {
 		t.Error("results.json lacks the run")
