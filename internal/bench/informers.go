@@ -39,14 +39,7 @@ type informerJob struct {
 const watchListClientEnv = "KUBE_FEATURE_WatchListClient"
 
 func newInformersCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    informersSubcommand,
-		Hidden: true,
-		Args:   cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return serveInformers(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
-		},
-	}
+	return newClientCommand(informersSubcommand, serveInformers)
 }
 
 func serveInformers(ctx context.Context, stdin io.Reader, stdout io.Writer) error {

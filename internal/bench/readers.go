@@ -123,12 +123,18 @@ func (r *reporter) progress(now func() counts) (end func()) {
 
 // newReadersCommand is the hidden subcommand that the reader child runs.
 func newReadersCommand() *cobra.Command {
+	return newClientCommand(readersSubcommand, serveReaders)
+}
+
+// newClientCommand is a hidden subcommand that takes a job from its standard input and
+// reports on its standard output.
+func newClientCommand(name string, serve func(context.Context, io.Reader, io.Writer) error) *cobra.Command {
 	return &cobra.Command{
-		Use:    readersSubcommand,
+		Use:    name,
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return serveReaders(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
+			return serve(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
 }

@@ -5,7 +5,6 @@ package frame
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -119,18 +118,11 @@ func (c *Codec) intern(t typeMeta) *typeMeta {
 	return &t
 }
 
-// protobufMagic begins every object that Kubernetes stores as protobuf; see
-// k8s.io/apimachinery/pkg/runtime/serializer/protobuf.
-var protobufMagic = []byte("k8s\x00")
-
 // identify tells what an encoded object is. Of a format that has no envelope
 // (YAML as storage media type, say) the type does not matter.
 func identify(object []byte) (wire.Format, typeMeta) {
-	if body, ok := bytes.CutPrefix(object, protobufMagic); ok {
-		if t, ok := protobufType(body); ok {
-			return wire.Protobuf, t
-		}
-		return wire.Other, typeMeta{}
+	if apiVersion, kind, ok := wire.ProtobufType(object); ok {
+		return wire.Protobuf, typeMeta{apiVersion: apiVersion, kind: kind}
 	}
 	if len(object) > 0 && object[0] == '{' {
 		if t, err := jsonType(bytes.NewReader(object)); err == nil {
@@ -138,32 +130,6 @@ func identify(object []byte) (wire.Format, typeMeta) {
 		}
 	}
 	return wire.Other, typeMeta{}
-}
-
-// protobufType reads the type from a runtime.Unknown: field 1 is the TypeMeta, of
-// which field 1 is the apiVersion and field 2 the kind.
-func protobufType(unknown []byte) (typeMeta, bool) {
-	field := func(b []byte, tag byte) (value, rest []byte, ok bool) {
-		if len(b) == 0 || b[0] != tag {
-			return nil, nil, false
-		}
-		n, size := binary.Uvarint(b[1:])
-		if size <= 0 || n > uint64(len(b)-1-size) {
-			return nil, nil, false
-		}
-		b = b[1+size:]
-		return b[:n], b[n:], true
-	}
-	t, _, ok := field(unknown, 0x0a)
-	if !ok {
-		return typeMeta{}, false
-	}
-	apiVersion, rest, ok := field(t, 0x0a)
-	if !ok {
-		return typeMeta{}, false
-	}
-	kind, _, ok := field(rest, 0x12)
-	return typeMeta{apiVersion: string(apiVersion), kind: string(kind)}, ok
 }
 
 // jsonType reads an object's apiVersion and kind, and no more of it than it has to.

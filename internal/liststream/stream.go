@@ -113,7 +113,7 @@ func sendProtobuf(out io.Writer, list []byte, each eachFunc, encoders Encoders) 
 	if err != nil {
 		return err
 	}
-	apiVersion, ok := wire.ProtobufAPIVersion(list)
+	apiVersion, _, ok := wire.ProtobufType(list)
 	if !ok {
 		return wire.ErrNotSpliced
 	}

@@ -398,16 +398,22 @@ func (c *Cache) selectView(ctx context.Context, prefix string, opts storage.List
 		return sel, nil
 	}
 	if indexed && opts.Recursive {
-		for _, match := range opts.Predicate.MatcherIndex(ctx) {
-			for i, name := range c.indexes {
-				if name == match.IndexName {
-					sel.index, sel.value = i, match.Value
-					return sel, nil
-				}
+		sel.index, sel.value = c.indexFor(ctx, opts.Predicate)
+	}
+	return sel, nil
+}
+
+// indexFor returns the position in view.byIndex of an index that has all that pred can
+// select, and the value to look up there; -1 if there is none.
+func (c *Cache) indexFor(ctx context.Context, pred storage.SelectionPredicate) (position int, value string) {
+	for _, match := range pred.MatcherIndex(ctx) {
+		for i, name := range c.indexes {
+			if name == match.IndexName {
+				return i, match.Value
 			}
 		}
 	}
-	return sel, nil
+	return -1, ""
 }
 
 // keys returns the key of every object, for the estimate of their size.

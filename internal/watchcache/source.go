@@ -51,13 +51,21 @@ func (c *Cache) follow(ctx context.Context) {
 			klog.ErrorS(err, "Watch cache: reading the resource failed, starting again", "group", c.cfg.GroupResource.Group, "resource", c.cfg.GroupResource.Resource)
 			metrics.WatchCacheInitializationErrors.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Inc()
 		}
-		timer := c.cfg.Clock.NewTimer(restartDelay)
-		select {
-		case <-timer.C():
-		case <-ctx.Done():
-			timer.Stop()
+		if !c.pause(ctx) {
 			return
 		}
+	}
+}
+
+// pause waits before the storage is asked again. It returns false if ctx has ended.
+func (c *Cache) pause(ctx context.Context) bool {
+	timer := c.cfg.Clock.NewTimer(restartDelay)
+	defer timer.Stop()
+	select {
+	case <-timer.C():
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -113,11 +121,7 @@ func (s *source) run(ctx context.Context) error {
 		default:
 			return err
 		}
-		timer := s.cache.cfg.Clock.NewTimer(restartDelay)
-		select {
-		case <-timer.C():
-		case <-ctx.Done():
-			timer.Stop()
+		if !s.cache.pause(ctx) {
 			return nil
 		}
 		if w, err = s.watch(ctx, false); err != nil {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -87,7 +88,7 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 
 	// The initial events are the state at revision at; the log goes on from there.
 	if wanted || (rev == 0 && opts.SendInitialEvents == nil) {
-		w.initial = c.initialOf(ctx, prefix, v, opts)
+		w.initial = c.initialOf(ctx, v, opts)
 		w.end = isWatchList(opts)
 		rev = at
 	} else if rev == 0 {
@@ -113,14 +114,10 @@ func isWatchList(opts storage.ListOptions) bool {
 }
 
 // initialOf says where in the state v the initial events of a watch are.
-func (c *Cache) initialOf(ctx context.Context, prefix string, v view, opts storage.ListOptions) *selection {
+func (c *Cache) initialOf(ctx context.Context, v view, opts storage.ListOptions) *selection {
 	sel := &selection{view: v, index: -1}
-	for _, match := range opts.Predicate.MatcherIndex(ctx) {
-		for i, name := range c.indexes {
-			if name == match.IndexName && opts.Recursive {
-				sel.index, sel.value = i, match.Value
-			}
-		}
+	if opts.Recursive {
+		sel.index, sel.value = c.indexFor(ctx, opts.Predicate)
 	}
 	return sel
 }
@@ -192,18 +189,17 @@ func newErrorWatch(err error) watch.Interface {
 }
 
 func errorEvent(err error) watch.Event {
-	var status apierrors.APIStatus
-	if !errors.As(err, &status) {
-		status = apierrors.NewInternalError(err)
-		return watch.Event{Type: watch.Error, Object: &metav1.Status{
-			Status:  metav1.StatusFailure,
-			Message: err.Error(),
-			Reason:  metav1.StatusReasonInternalError,
-			Code:    status.Status().Code,
-		}}
+	var known apierrors.APIStatus
+	if errors.As(err, &known) {
+		status := known.Status()
+		return watch.Event{Type: watch.Error, Object: &status}
 	}
-	s := status.Status()
-	return watch.Event{Type: watch.Error, Object: &s}
+	return watch.Event{Type: watch.Error, Object: &metav1.Status{
+		Status:  metav1.StatusFailure,
+		Message: err.Error(),
+		Reason:  metav1.StatusReasonInternalError,
+		Code:    http.StatusInternalServerError,
+	}}
 }
 
 // ResultChan implements watch.Interface.

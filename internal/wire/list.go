@@ -114,16 +114,20 @@ func cutField(message []byte, tag byte) (value, rest []byte, ok bool) {
 	return message[:n], message[n:], true
 }
 
-// ProtobufAPIVersion returns the apiVersion of an encoded object or list.
-func ProtobufAPIVersion(object []byte) (string, bool) {
+// ProtobufType returns the type that an encoded object or list names.
+func ProtobufType(object []byte) (apiVersion, kind string, ok bool) {
 	body, ok := bytes.CutPrefix(object, magic)
 	if !ok {
-		return "", false
+		return "", "", false
 	}
 	meta, _, ok := cutField(body, typeMetaTag)
 	if !ok {
-		return "", false
+		return "", "", false
 	}
-	version, _, ok := cutField(meta, 0x0a) // TypeMeta.apiVersion
-	return string(version), ok
+	v, rest, ok := cutField(meta, 0x0a) // TypeMeta.apiVersion
+	if !ok {
+		return "", "", false
+	}
+	k, _, ok := cutField(rest, 0x12) // TypeMeta.kind
+	return string(v), string(k), ok
 }

@@ -72,8 +72,8 @@ func TestSplice(t *testing.T) {
 		}
 
 		plain := encodeAs(t, runtime.ContentTypeProtobuf, empty)
-		if v, ok := wire.ProtobufAPIVersion(plain); !ok || v != "v1" {
-			t.Errorf("the list's apiVersion is %q (%v)", v, ok)
+		if v, k, ok := wire.ProtobufType(plain); !ok || v != "v1" || k != "ConfigMapList" {
+			t.Errorf("the list's type is %q %q (%v)", v, k, ok)
 		}
 		headOf, tail, err := wire.SplitProtobuf(plain)
 		if err != nil {
