@@ -8,26 +8,21 @@ import (
 	"net/http"
 	"reflect"
 
-	apiextensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/featuregate"
-	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
-	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"github.com/weir-project/weir/internal/coalesce"
 	"github.com/weir-project/weir/internal/ledger"
 	"github.com/weir-project/weir/internal/liststream"
 	"github.com/weir-project/weir/internal/pacer"
 	"github.com/weir-project/weir/internal/watchcache"
-	"github.com/weir-project/weir/internal/wire"
 )
 
 const (
@@ -45,12 +40,9 @@ func init() {
 		// the binary, not of the API it emulates, so they are there under every
 		// --emulated-version.
 		EncodedWatchCache: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
-		StreamingList:     {{Version: version.MustParse("1.0"), Default: false, PreRelease: featuregate.Alpha}},
+		StreamingList:     {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 	}))
 }
-
-// watchCache makes the storage that stands where upstream has its cacher.
-var watchCache = watchcache.Decorator()
 
 // plug puts weir's parts into an assembled configuration if the gate is on: the
 // storage of every resource of all three servers in the chain, and a handler that
@@ -63,6 +55,8 @@ func plug(ctx context.Context, config *app.Config) {
 		return
 	}
 	registerMetrics()
+	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
+	caches := watchcache.NewCaches(streaming)
 	go pacer.Run(ctx, ledger.Process)
 	for _, getter := range []*generic.RESTOptionsGetter{
 		&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,
@@ -70,46 +64,27 @@ func plug(ctx context.Context, config *app.Config) {
 		&config.ApiExtensions.GenericConfig.RESTOptionsGetter,
 		&config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter,
 	} {
-		*getter = cachedRESTOptions{*getter}
+		*getter = cachedRESTOptions{*getter, caches.Decorator()}
 	}
 	chain := config.Aggregator.GenericConfig.BuildHandlerChainFunc
 	config.Aggregator.GenericConfig.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
-		if utilfeature.DefaultFeatureGate.Enabled(StreamingList) {
-			api = liststream.Handler(api, encoderOf)
+		if streaming {
+			api = liststream.Handler(api, newTypes(caches))
 		}
 		return chain(coalesce.Handler(api), c)
 	}
 }
 
-// encoderOf returns the encoder that the server which has the given version among its
-// built-in types would use.
-func encoderOf(format wire.Format, gv schema.GroupVersion) runtime.Encoder {
-	mediaType := map[wire.Format]string{wire.JSON: runtime.ContentTypeJSON, wire.Protobuf: runtime.ContentTypeProtobuf}[format]
-	for _, server := range []struct {
-		scheme *runtime.Scheme
-		codecs serializer.CodecFactory
-	}{
-		{legacyscheme.Scheme, legacyscheme.Codecs},
-		{apiextensionsapiserver.Scheme, apiextensionsapiserver.Codecs},
-		{aggregatorscheme.Scheme, aggregatorscheme.Codecs},
-	} {
-		if !server.scheme.IsVersionRegistered(gv) {
-			continue
-		}
-		if info, ok := runtime.SerializerInfoForMediaType(server.codecs.SupportedMediaTypes(), mediaType); ok {
-			return server.codecs.EncoderForVersion(info.Serializer, gv)
-		}
-	}
-	return nil
-}
-
 // cachedRESTOptions is upstream's answer with weir's cache in place of upstream's.
-type cachedRESTOptions struct{ upstream generic.RESTOptionsGetter }
+type cachedRESTOptions struct {
+	upstream generic.RESTOptionsGetter
+	cached   generic.StorageDecorator
+}
 
 func (g cachedRESTOptions) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
 	options, err := g.upstream.GetRESTOptions(resource, example)
 	if err == nil && !undecorated(options.Decorator) {
-		options.Decorator = watchCache
+		options.Decorator = g.cached
 	}
 	return options, err
 }

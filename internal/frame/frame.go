@@ -163,6 +163,21 @@ func (f *Frame) As(format wire.Format, apiVersion string, encoder runtime.Encode
 	return e.object(), nil
 }
 
+// Derive returns what build writes for the frame: made once for everybody who asks for
+// the same id at the same time, and kept while it is asked for. An encoding that is true
+// for the moment only (it says how old something is) is perishable. The caller must not
+// change the bytes.
+func (f *Frame) Derive(id runtime.Identifier, perishable bool, build func(*Frame, io.Writer) error) ([]byte, error) {
+	e, err := f.codec.store.get(f, encoding{id, wire.Other, perishable}, func() (encoded, error) {
+		return f.gather(wire.Other, func(w io.Writer) error { return build(f, w) })
+	})
+	return e.event, err
+}
+
+// Body returns the object in the format that it is kept in, and that format. The caller
+// must not change the bytes.
+func (f *Frame) Body() ([]byte, wire.Format) { return f.primary.object(), f.primary.format }
+
 // CacheEncode implements runtime.CacheableObject. A watch event is written from
 // shared bytes, unless it carries a Table's columns; for that, and for what is no
 // watch event, the object is decoded and encoded anew.
@@ -204,10 +219,15 @@ func (f *Frame) encode(encode func(runtime.Object, io.Writer) error, w io.Writer
 
 // build keeps what encode makes of the decoded object.
 func (f *Frame) build(format wire.Format, encode func(runtime.Object, io.Writer) error) (encoded, error) {
+	return f.gather(format, func(w io.Writer) error { return f.encode(encode, w) })
+}
+
+// gather keeps what write writes.
+func (f *Frame) gather(format wire.Format, write func(io.Writer) error) (encoded, error) {
 	buf := scratch.Get().(*bytes.Buffer)
 	defer putScratch(buf)
 	buf.Reset()
-	if err := f.encode(encode, buf); err != nil {
+	if err := write(buf); err != nil {
 		return encoded{}, err
 	}
 	return enclose(format, buf.Bytes()), nil

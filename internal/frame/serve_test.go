@@ -219,13 +219,13 @@ func TestServedByAll(t *testing.T) {
 	}
 	all.Wait()
 	store := c.store
-	if store.bytes > store.budget || l.Bytes(ledger.Derived) != store.bytes {
-		t.Errorf("the store keeps %d bytes of %d, and %d are booked", store.bytes, store.budget, l.Bytes(ledger.Derived))
+	if kept := store.kept.bytes + store.brief.bytes; store.kept.bytes > store.kept.budget || l.Bytes(ledger.Derived) != kept {
+		t.Errorf("the store keeps %d bytes of %d, and %d are booked", kept, store.kept.budget, l.Bytes(ledger.Derived))
 	}
-	store.sweepIdle() // what was used since the last sweep stays
-	store.sweepIdle()
-	if store.bytes != 0 || l.Bytes(ledger.Derived) != 0 || store.queue.Len() != 0 || store.sweep != nil {
-		t.Errorf("an idle store keeps %d bytes in %d encodings, and %d are booked", store.bytes, store.queue.Len(), l.Bytes(ledger.Derived))
+	store.sweepAll() // what was used since the last sweep stays
+	store.sweepAll()
+	if store.kept.queue.Len() != 0 || store.brief.queue.Len() != 0 || l.Bytes(ledger.Derived) != 0 || store.kept.sweep != nil || store.brief.sweep != nil {
+		t.Errorf("an idle store keeps %d encodings, and %d bytes are booked", store.kept.queue.Len()+store.brief.queue.Len(), l.Bytes(ledger.Derived))
 	}
 	for _, e := range events {
 		if d := e.Object.(*Frame).derived.Load(); d != nil {
@@ -261,8 +261,8 @@ func BenchmarkCacheEncode(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			c.store.sweepIdle()
-			c.store.sweepIdle()
+			c.store.sweepAll()
+			c.store.sweepAll()
 		})
 	}
 }

@@ -19,22 +19,35 @@ import (
 // DefaultBudget is how many bytes of derived encodings a process keeps.
 const DefaultBudget = 256 << 20
 
-// idle is how long a derived encoding that nobody asks for is kept, at least, and
-// two of it at most.
-const idle = 15 * time.Second
-
-// fresh is how long a perishable encoding is handed out: what it says is given in
-// seconds.
-const fresh = time.Second
+const (
+	// idle is how long a derived encoding that nobody asks for is kept, at least, and
+	// two of it at most.
+	idle = 15 * time.Second
+	// fresh is how long a perishable encoding is handed out: what it says is given in
+	// seconds.
+	fresh = time.Second
+	// briefly is the part of the budget for perishable encodings. Nobody comes back for
+	// them: they are for those who read the same objects at the same time, and who are no
+	// further apart than this.
+	briefly = 8
+)
 
 // Store keeps the derived encodings of frames: each made once for everybody who asks
 // for it at the same time, and kept while it is being asked for and the budget
 // allows. It may be used by any number of goroutines.
 type Store struct {
-	budget int64
 	ledger *ledger.Ledger
 
+	// mu guards both shelves, and the lists of encodings of all frames.
 	mu sync.Mutex
+	// kept has what stays true, brief what perishes.
+	kept, brief shelf
+}
+
+// shelf is a queue of encodings with a budget of its own. It is guarded by Store.mu.
+type shelf struct {
+	budget int64
+	idle   time.Duration
 	// queue holds every finished *derived, the oldest in front. bytes is their sum, and
 	// bytes <= budget: what is larger than that goes to those who wait for it, and is
 	// not kept.
@@ -44,9 +57,22 @@ type Store struct {
 	sweep *time.Timer
 }
 
-// NewStore returns a Store that keeps budget bytes and books them in l.
+// NewStore returns a Store that keeps budget bytes, and an eighth of it in encodings
+// that are true for the moment only, and books them in l.
 func NewStore(budget int64, l *ledger.Ledger) *Store {
-	return &Store{budget: budget, ledger: l}
+	return &Store{
+		ledger: l,
+		kept:   shelf{budget: budget, idle: idle},
+		brief:  shelf{budget: budget / briefly, idle: fresh},
+	}
+}
+
+// shelf returns where an encoding of that name is kept.
+func (s *Store) shelf(name encoding) *shelf {
+	if name.perishable {
+		return &s.brief
+	}
+	return &s.kept
 }
 
 // encoding names one encoding of a frame: that of the whole event if envelope is
@@ -144,11 +170,12 @@ func (s *Store) finish(d *derived, build func() (encoded, error)) {
 			s.unlink(d)
 			return
 		}
-		d.element = s.queue.PushBack(d)
-		s.book(int64(len(d.event)))
-		s.evict()
-		if s.sweep == nil && s.queue.Len() > 0 {
-			s.sweep = time.AfterFunc(idle, s.sweepIdle)
+		shelf := s.shelf(d.name)
+		d.element = shelf.queue.PushBack(d)
+		s.book(shelf, int64(len(d.event)))
+		s.evict(shelf)
+		if shelf.sweep == nil && shelf.queue.Len() > 0 {
+			shelf.sweep = time.AfterFunc(shelf.idle, func() { s.sweepIdle(shelf) })
 		}
 	}()
 	d.encoded, d.err = build()
@@ -156,45 +183,46 @@ func (s *Store) finish(d *derived, build func() (encoded, error)) {
 }
 
 // evict drops the oldest encodings that nobody used of late until the budget holds.
-func (s *Store) evict() {
-	for turns := s.queue.Len(); s.bytes > s.budget && s.queue.Len() > 0; turns-- {
-		front := s.queue.Front()
+func (s *Store) evict(shelf *shelf) {
+	for turns := shelf.queue.Len(); shelf.bytes > shelf.budget && shelf.queue.Len() > 0; turns-- {
+		front := shelf.queue.Front()
 		d := front.Value.(*derived)
-		if turns > 0 && d.used.Swap(false) {
-			s.queue.MoveToBack(front)
+		if turns > 0 && d.used.Swap(false) && !d.name.perishable {
+			shelf.queue.MoveToBack(front)
 			continue
 		}
 		s.drop(d)
 	}
 }
 
-// sweepIdle drops what nobody asked for since it last ran.
-func (s *Store) sweepIdle() {
+// sweepIdle drops what nobody asked for since it last ran, and what has perished.
+func (s *Store) sweepIdle(shelf *shelf) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for e := s.queue.Front(); e != nil; {
+	for e := shelf.queue.Front(); e != nil; {
 		d := e.Value.(*derived)
 		e = e.Next()
-		if !d.used.Swap(false) {
+		if d.stale() || !d.used.Swap(false) {
 			s.drop(d)
 		}
 	}
-	if s.queue.Len() == 0 {
-		s.sweep = nil
+	if shelf.queue.Len() == 0 {
+		shelf.sweep = nil
 		return
 	}
-	s.sweep.Reset(idle)
+	shelf.sweep.Reset(shelf.idle)
 }
 
 func (s *Store) drop(d *derived) {
-	s.queue.Remove(d.element)
+	shelf := s.shelf(d.name)
+	shelf.queue.Remove(d.element)
 	d.element = nil
-	s.book(-int64(len(d.event)))
+	s.book(shelf, -int64(len(d.event)))
 	s.unlink(d)
 }
 
-func (s *Store) book(n int64) {
-	s.bytes += n
+func (s *Store) book(shelf *shelf, n int64) {
+	shelf.bytes += n
 	s.ledger.Add(ledger.Derived, n)
 }
 

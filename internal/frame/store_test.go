@@ -31,6 +31,12 @@ func bytesOf(n int) func() (encoded, error) {
 	return func() (encoded, error) { return encoded{event: make([]byte, n)}, nil }
 }
 
+// sweepAll is a sweep of both shelves.
+func (s *Store) sweepAll() {
+	s.sweepIdle(&s.kept)
+	s.sweepIdle(&s.brief)
+}
+
 // check holds the Store's invariants: what is queued is what frames keep, is what is
 // booked, and is within the budget.
 func (s *Store) check(t *testing.T, frames ...*Frame) {
@@ -38,17 +44,27 @@ func (s *Store) check(t *testing.T, frames ...*Frame) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	queued := map[*derived]bool{}
-	var bytes int64
-	for e := s.queue.Front(); e != nil; e = e.Next() {
-		d := e.Value.(*derived)
-		if d.element != e || d.err != nil || queued[d] {
-			t.Errorf("%q of %s is in the queue and should not be", d.name.id, d.frame.key)
+	var booked int64
+	for _, shelf := range []*shelf{&s.kept, &s.brief} {
+		var bytes int64
+		for e := shelf.queue.Front(); e != nil; e = e.Next() {
+			d := e.Value.(*derived)
+			if d.element != e || d.err != nil || queued[d] || s.shelf(d.name) != shelf {
+				t.Errorf("%q of %s is in the queue and should not be", d.name.id, d.frame.key)
+			}
+			queued[d] = true
+			bytes += int64(len(d.event))
 		}
-		queued[d] = true
-		bytes += int64(len(d.event))
+		if bytes != shelf.bytes || bytes > shelf.budget {
+			t.Errorf("%d bytes are kept, %d counted and %d allowed", bytes, shelf.bytes, shelf.budget)
+		}
+		if shelf.sweep == nil && shelf.queue.Len() > 0 {
+			t.Error("nobody will sweep")
+		}
+		booked += bytes
 	}
-	if bytes != s.bytes || bytes != s.ledger.Bytes(ledger.Derived) || bytes > s.budget {
-		t.Errorf("%d bytes are kept, %d counted, %d booked and %d allowed", bytes, s.bytes, s.ledger.Bytes(ledger.Derived), s.budget)
+	if booked != s.ledger.Bytes(ledger.Derived) {
+		t.Errorf("%d bytes are kept and %d booked", booked, s.ledger.Bytes(ledger.Derived))
 	}
 	for _, f := range frames {
 		for d := f.derived.Load(); d != nil; d = d.next.Load() {
@@ -63,9 +79,6 @@ func (s *Store) check(t *testing.T, frames ...*Frame) {
 	}
 	if len(queued) != 0 {
 		t.Errorf("%d encodings are queued that no frame has", len(queued))
-	}
-	if s.sweep == nil && s.queue.Len() > 0 {
-		t.Error("nobody will sweep")
 	}
 }
 
@@ -163,7 +176,7 @@ func TestBuildFails(t *testing.T) {
 				if (how == "panic") != (panics == 1) {
 					t.Errorf("%d panics", panics)
 				}
-				if f.derived.Load() != nil || s.queue.Len() != 0 || s.sweep != nil {
+				if f.derived.Load() != nil || s.kept.queue.Len() != 0 || s.kept.sweep != nil {
 					t.Error("something is left behind")
 				}
 				s.check(t, f)
@@ -209,18 +222,18 @@ func TestBudget(t *testing.T) {
 			ask(i, 10)
 		}
 		is("0123")
-		s.sweepIdle() // from here on, nobody has asked for any
+		s.sweepAll() // from here on, nobody has asked for any
 		ask(1, 10)
 		ask(4, 10)
 		is("1234")
 		ask(5, 10)
 		is("1345")
 		// One that fills the whole budget leaves no other.
-		s.sweepIdle()
+		s.sweepAll()
 		ask(6, 40)
 		is("6")
 		// One that is larger than the budget is made, given and not kept.
-		s.sweepIdle()
+		s.sweepAll()
 		ask(7, 41)
 		if got := kept(f, 10); got != "" && got != "6" {
 			t.Fatalf("kept are %q", got)
@@ -253,8 +266,8 @@ func TestIdle(t *testing.T) {
 		time.Sleep(2*idle + 1)
 		synctest.Wait()
 		s.check(t, f)
-		if kept(f, 3) != "" || s.bytes != 0 || s.sweep != nil {
-			t.Errorf("an idle store keeps %q, %d bytes, and a timer: %v", kept(f, 3), s.bytes, s.sweep != nil)
+		if kept(f, 3) != "" || s.kept.bytes != 0 || s.kept.sweep != nil {
+			t.Errorf("an idle store keeps %q, %d bytes, and a timer: %v", kept(f, 3), s.kept.bytes, s.kept.sweep != nil)
 		}
 		// And again from the beginning.
 		s.get(f, name(0), bytesOf(10))
@@ -332,18 +345,18 @@ func TestStoreAtRandom(t *testing.T) {
 					return
 				}
 				if how == 1 {
-					s.sweepIdle()
+					s.sweepAll()
 				}
 			}
 		})
 	}
 	all.Wait()
 	s.check(t, frames...)
-	s.sweepIdle()
-	s.sweepIdle()
+	s.sweepAll()
+	s.sweepAll()
 	s.check(t, frames...)
-	if s.bytes != 0 {
-		t.Errorf("an idle store keeps %d bytes", s.bytes)
+	if s.kept.bytes != 0 {
+		t.Errorf("an idle store keeps %d bytes", s.kept.bytes)
 	}
 }
 
@@ -356,8 +369,8 @@ func TestEnvelopesAreApart(t *testing.T) {
 			t.Errorf("asked for %v, got %v, %v", envelope, e.format, err)
 		}
 	}
-	s.sweepIdle()
-	s.sweepIdle()
+	s.sweepAll()
+	s.sweepAll()
 }
 
 // TestBuildObject holds what an encoder of events has to do, and what happens if one

@@ -6,10 +6,7 @@ package liststream
 import (
 	"context"
 	"errors"
-	"mime"
 	"net/http"
-	"strconv"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -18,6 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/endpoints/responsewriter"
+	"k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/wire"
@@ -27,23 +25,58 @@ import (
 type Plan struct {
 	// Each calls yield for each object of the list, in order, until yield returns an
 	// error, and returns that error. It may be called more than once, and says the same
-	// each time.
+	// each time. It keeps the state alive that it reads.
 	Each func(yield func(*frame.Frame) error) error
 }
 
-// Encoders returns an encoder of a format into an API version, or nil if there is
-// none. It is asked where a list is served in another version or format than the one
-// that its objects are kept in.
-type Encoders func(format wire.Format, version schema.GroupVersion) runtime.Encoder
+// Types is what has to be known of the types that are listed.
+type Types interface {
+	// Encoder returns an encoder of a format into an API version, or nil if there is none.
+	// It is asked where a list is served in another version or format than the one that
+	// its objects are kept in.
+	Encoder(format wire.Format, version schema.GroupVersion) runtime.Encoder
+	// Convert returns obj, which may be changed, in an API version. A custom resource is
+	// in its version already.
+	Convert(obj runtime.Object, version schema.GroupVersion) (runtime.Object, error)
+	// Tables returns the convertors that upstream may use for the rows of the resource
+	// that info names, of which obj is one.
+	Tables(info *request.RequestInfo, obj runtime.Object) []Table
+}
+
+// Table is a convertor under a name that two share only if they make equal rows.
+type Table struct {
+	ID string
+	rest.TableConvertor
+}
 
 // Answer is the response of one list request. It belongs to the request's goroutine.
 type Answer struct {
-	w    http.ResponseWriter
-	plan *Plan
+	w     http.ResponseWriter
+	req   *http.Request
+	types Types
+	plan  *Plan
 	// status and body are what the handler made of a list without items.
 	status int
 	body   []byte
+	// told is how many bytes the handler has been told that it has written.
+	told int
+	// state is how far the answer is.
+	state state
 }
+
+type state uint8
+
+const (
+	// collecting: the handler's answer is being gathered, or goes through if there is no
+	// plan.
+	collecting state = iota
+	// streamed: the list has been sent.
+	streamed
+	// broken: a part of the list has been sent, and the rest will not be.
+	broken
+	// whole: it cannot be answered in place; nothing has been sent.
+	whole
+)
 
 var (
 	_ http.Flusher                         = (*Answer)(nil)
@@ -59,95 +92,111 @@ func From(ctx context.Context) *Answer {
 	return a
 }
 
-// Take hands over the plan of the list, of which the caller then returns the metadata
-// only. It must be called before anything is written, and takes one plan.
-func (a *Answer) Take(p Plan) { a.plan = &p }
-
-// Taken tells whether a plan has been taken.
-func (a *Answer) Taken() bool { return a.plan != nil }
+// Take hands over the plan of a list of the resource, of which the caller then returns
+// the metadata only. It is false if the list is to be returned whole: it is not the one
+// that the request is about, or not the first.
+func (a *Answer) Take(resource schema.GroupResource, p Plan) bool {
+	if a == nil || a.plan != nil {
+		return false
+	}
+	info, _ := request.RequestInfoFrom(a.req.Context())
+	if info == nil || info.APIGroup != resource.Group || info.Resource != resource.Resource {
+		return false
+	}
+	a.plan = &p
+	return true
+}
 
 // Handler answers lists in place where that can be done. It has to stand innermost.
-func Handler(next http.Handler, encoders Encoders) http.Handler {
+func Handler(next http.Handler, types Types) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if !eligible(req) {
+		info, ok := request.RequestInfoFrom(req.Context())
+		if !ok || req.Method != http.MethodGet || !Eligible(req.Context(), info) {
 			next.ServeHTTP(w, req)
 			return
 		}
 		before := w.Header().Clone()
-		a := &Answer{w: w}
+		a := &Answer{w: w, req: req, types: types}
 		next.ServeHTTP(responsewriter.WrapForHTTP1Or2(a), req.WithContext(context.WithValue(req.Context(), contextKey{}, a)))
 		if a.plan == nil {
 			return
 		}
-		if a.status != http.StatusOK {
-			w.WriteHeader(a.status)
-			_, _ = w.Write(a.body) // the server notices a broken connection itself
-			return
+		if a.state == collecting {
+			a.finish()
 		}
-		started, err := a.stream(req, encoders)
-		switch {
-		case errors.Is(err, wire.ErrNotSpliced):
+		switch a.state {
+		case broken:
+			// Half a list must not look like a whole one.
+			panic(http.ErrAbortHandler)
+		case whole:
+			a.plan = nil
 			clear(w.Header())
 			for name, values := range before {
 				w.Header()[name] = values
 			}
 			next.ServeHTTP(w, req)
-		case err != nil && started:
-			// Half a list must not look like a whole one.
-			utilruntime.HandleErrorWithContext(req.Context(), err, "Ending a list in the middle", "path", req.URL.Path)
-			panic(http.ErrAbortHandler)
-		case err != nil:
-			utilruntime.HandleErrorWithContext(req.Context(), err, "Answering a list", "path", req.URL.Path)
-			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
 	})
 }
 
-// eligible tells whether a list can be answered in place, as far as the request shows.
-// What it lets through may still turn out not to; see Handler.
-func eligible(req *http.Request) bool {
-	info, ok := request.RequestInfoFrom(req.Context())
-	if !ok || !info.IsResourceRequest || info.Verb != "list" || info.Subresource != "" || req.Method != http.MethodGet {
-		return false
-	}
-	if ac := audit.AuditContextFrom(req.Context()); ac != nil && ac.GetEventLevel().GreaterOrEqual(auditinternal.LevelRequestResponse) {
-		return false
-	}
-	return !pretty(req) && plain(req.Header.Get("Accept"))
+// printedWhole are the resources whose Tables are made of all objects at once, so that a
+// row depends on the others (k8s.io/kubernetes/pkg/printers/internalversion). There are
+// never many.
+var printedWhole = map[schema.GroupResource]bool{
+	{Group: "flowcontrol.apiserver.k8s.io", Resource: "flowschemas"}: true, // sorted by precedence
+	{Group: "storage.k8s.io", Resource: "storageclasses"}:            true, // one is the default
 }
 
-// plain tells whether an Accept header can only lead to JSON or protobuf of the
-// resource itself.
-func plain(accept string) bool {
-	for clause := range strings.SplitSeq(accept, ",") {
-		if clause = strings.TrimSpace(clause); clause == "" {
-			continue
-		}
-		mediaType, params, err := mime.ParseMediaType(clause)
-		if err != nil || params["as"] != "" {
-			return false
-		}
-		switch mediaType {
-		case runtime.ContentTypeJSON, runtime.ContentTypeProtobuf, "*/*", "application/*":
-		default:
-			return false
-		}
+// Eligible tells whether a request is a list that can be answered in place, as far as the
+// request shows. What it lets through may still turn out not to.
+func Eligible(ctx context.Context, info *request.RequestInfo) bool {
+	if !info.IsResourceRequest || info.Verb != "list" || info.Subresource != "" ||
+		printedWhole[schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}] {
+		return false
 	}
-	return true
+	// At response level the audit log has the whole list.
+	ac := audit.AuditContextFrom(ctx)
+	return ac == nil || !ac.GetEventLevel().GreaterOrEqual(auditinternal.LevelRequestResponse)
 }
 
-// pretty mirrors isPrettyPrint of k8s.io/apiserver/pkg/endpoints/handlers/negotiation.
-func pretty(req *http.Request) bool {
-	if asked := req.URL.Query().Get("pretty"); asked != "" {
-		yes, _ := strconv.ParseBool(asked)
-		return yes
+// finish sends what the handler has left: an error as it is, or the list whose end was not
+// recognized before.
+func (a *Answer) finish() {
+	if a.status == 0 {
+		return // nothing has been written: the handler has been told to end
 	}
-	for _, agent := range []string{"curl", "Wget", "Mozilla/5.0"} {
-		if strings.HasPrefix(req.UserAgent(), agent) {
-			return true
+	if a.status != http.StatusOK {
+		a.state = streamed
+		a.w.WriteHeader(a.status)
+		_, _ = a.w.Write(a.body) // the server notices a broken connection itself
+		return
+	}
+	_, _ = a.stream() // Handler ends what is broken
+}
+
+// stream sends the list. It returns how many bytes have gone out.
+func (a *Answer) stream() (int, error) {
+	sent, started, err := a.send()
+	ctx := a.req.Context()
+	switch {
+	case err == nil:
+		a.state = streamed
+	case errors.Is(err, wire.ErrNotSpliced) && !started:
+		a.state = whole
+		return sent, nil
+	case started || ctx.Err() != nil:
+		a.state = broken
+		if ctx.Err() == nil {
+			utilruntime.HandleErrorWithContext(ctx, err, "Ending a list in the middle", "path", a.req.URL.Path)
 		}
+	default:
+		// Nothing has gone out: it is an error like any other.
+		utilruntime.HandleErrorWithContext(ctx, err, "Answering a list", "path", a.req.URL.Path)
+		a.state = streamed
+		http.Error(a.w, err.Error(), http.StatusInternalServerError)
 	}
-	return false
+	a.body = nil
+	return sent, err
 }
 
 // Header implements http.ResponseWriter.
@@ -162,16 +211,33 @@ func (a *Answer) WriteHeader(status int) {
 	a.status = status
 }
 
-// Write implements http.ResponseWriter.
+// Write implements http.ResponseWriter. With the last byte of a list without items it
+// sends the list, and returns what that took: more than it was given. Upstream's
+// instrumentation of a request adds those numbers up to the size of the response, and
+// takes its time when the handler returns; nobody else looks at them.
 func (a *Answer) Write(p []byte) (int, error) {
 	if a.plan == nil {
 		return a.w.Write(p)
+	}
+	switch a.state {
+	case broken:
+		return 0, http.ErrAbortHandler
+	case streamed, whole:
+		return len(p), nil
 	}
 	if a.status == 0 {
 		a.status = http.StatusOK
 	}
 	a.body = append(a.body, p...)
-	return len(p), nil
+	if a.status != http.StatusOK || !complete(a.format(), a.body) {
+		a.told += len(p)
+		return len(p), nil
+	}
+	sent, err := a.stream()
+	if err != nil {
+		return 0, err
+	}
+	return max(len(p), sent-a.told), nil
 }
 
 // Flush implements http.Flusher.

@@ -90,6 +90,8 @@ type Config struct {
 	// DecodeInitial sends the initial events as decoded objects, because the resource's
 	// REST storage changes what it reads on the way to the client.
 	DecodeInitial bool
+	// Bounded fails lists for which the cache is too late, instead of sending them to etcd.
+	Bounded bool
 }
 
 // Cache is a storage.Interface that answers reads and watches from the encoded

@@ -5,6 +5,7 @@ package watchcache
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -27,11 +28,61 @@ var decoratedOnRead = map[schema.GroupResource]bool{
 	{Resource: "persistentvolumeclaims"}: true,
 }
 
+// Caches are the caches of one server, by resource. They share the budget for derived
+// encodings.
+type Caches struct {
+	// bounded says that a list for which the cache is too late fails, with an error that
+	// asks to come back, and is not sent to etcd.
+	bounded bool
+	store   *frame.Store
+
+	mu sync.Mutex
+	// of has the cache of each resource: the first that was started of those that run, since
+	// a custom resource has one for each version.
+	of map[schema.GroupResource][]*Cache
+}
+
+// NewCaches returns an empty set. With bounded, a list never goes to etcd because the cache
+// is behind: it waits, and then fails with an error that asks the client to come back.
+func NewCaches(bounded bool) *Caches {
+	return &Caches{
+		bounded: bounded,
+		store:   frame.NewStore(frame.DefaultBudget, ledger.Process),
+		of:      map[schema.GroupResource][]*Cache{},
+	}
+}
+
+// Of returns a cache of the resource, or nil if there is none.
+func (s *Caches) Of(resource schema.GroupResource) *Cache {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if all := s.of[resource]; len(all) > 0 {
+		return all[0]
+	}
+	return nil
+}
+
+func (s *Caches) add(c *Cache) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.of[c.cfg.GroupResource] = append(s.of[c.cfg.GroupResource], c)
+}
+
+func (s *Caches) remove(c *Cache) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	resource := c.cfg.GroupResource
+	left := slices.DeleteFunc(s.of[resource], func(o *Cache) bool { return o == c })
+	if len(left) == 0 {
+		delete(s.of, resource)
+		return
+	}
+	s.of[resource] = left
+}
+
 // Decorator returns the decorator that puts a Cache before a resource's storage. It
-// takes the place of registry.StorageWithCacher. Caches of one Decorator share the
-// budget for derived encodings.
-func Decorator() generic.StorageDecorator {
-	store := frame.NewStore(frame.DefaultBudget, ledger.Process)
+// takes the place of registry.StorageWithCacher.
+func (s *Caches) Decorator() generic.StorageDecorator {
 	return func(
 		config *storagebackend.ConfigForResource,
 		resourcePrefix string,
@@ -59,16 +110,19 @@ func Decorator() generic.StorageDecorator {
 			NewFunc:        newFunc,
 			NewListFunc:    newListFunc,
 			Codec:          config.Codec,
-			Store:          store,
+			Store:          s.store,
 			DecodeInitial:  decoratedOnRead[config.GroupResource],
+			Bounded:        s.bounded,
 		})
 		if err != nil {
 			destroy()
 			return nil, func() {}, fmt.Errorf("starting the watch cache of %s: %w", config.GroupResource, err)
 		}
+		s.add(c)
 		var once sync.Once
 		return c, func() {
 			once.Do(func() {
+				s.remove(c)
 				c.Stop()
 				destroy()
 			})

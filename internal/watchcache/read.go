@@ -101,7 +101,7 @@ func (c *Cache) GetList(ctx context.Context, key string, opts storage.ListOption
 	}
 	fallback := "false"
 	if storage.IsTooLargeResourceVersion(err) {
-		if utilfeature.DefaultFeatureGate.Enabled(features.ConsistentListFromCacheSkipTimeoutFallback) {
+		if c.cfg.Bounded || utilfeature.DefaultFeatureGate.Enabled(features.ConsistentListFromCacheSkipTimeoutFallback) {
 			fallback = "skipped"
 			err = apierrors.NewTooManyRequests(err.Error(), tooHighRetrySeconds)
 		} else {
@@ -275,17 +275,29 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 	each := func(visit func(*frame.Frame) error) (walked, error) {
 		return sel.walk(&m, prefix, opts.Recursive, int(limit), visit)
 	}
+	used := ""
+	if sel.index >= 0 {
+		used = c.indexes[sel.index]
+	}
 	var done walked
-	if answer := liststream.From(ctx); answer != nil && !answer.Taken() && !c.cfg.DecodeInitial {
-		// The objects go to the connection as they are; the list gets its metadata only.
-		items.Set(reflect.MakeSlice(items.Type(), 0, 0))
-		if done, err = each(func(*frame.Frame) error { return nil }); err != nil {
-			return err
+	counted := false
+	plan := liststream.Plan{Each: func(visit func(*frame.Frame) error) error {
+		w, err := each(visit)
+		if err == nil && !counted {
+			counted = true
+			metrics.RecordListCacheMetrics(c.cfg.GroupResource, used, w.seen, w.matched)
 		}
-		answer.Take(liststream.Plan{Each: func(visit func(*frame.Frame) error) error {
-			_, err := each(visit)
-			return err
-		}})
+		return err
+	}}
+	if !c.cfg.DecodeInitial && liststream.From(ctx).Take(c.cfg.GroupResource, plan) {
+		// The objects go to the connection as they are; the list gets its metadata only. Where
+		// it ends matters if it has a limit.
+		items.Set(reflect.MakeSlice(items.Type(), 0, 0))
+		if limit > 0 {
+			if done, err = each(func(*frame.Frame) error { return nil }); err != nil {
+				return err
+			}
+		}
 	} else {
 		items.Set(reflect.MakeSlice(items.Type(), 0, c.expect(&sel, prefix, opts, limit)))
 		done, err = each(func(f *frame.Frame) error {
@@ -299,6 +311,7 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 		if err != nil {
 			return err
 		}
+		metrics.RecordListCacheMetrics(c.cfg.GroupResource, used, done.seen, done.matched)
 	}
 	if done.more {
 		// The rest has not been looked at; remainingItemCount is about all that there is.
@@ -315,11 +328,6 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 	if utilfeature.DefaultFeatureGate.Enabled(features.ShardedListAndWatch) {
 		opts.Predicate.SetShardInfoOnList(listObj)
 	}
-	used := ""
-	if sel.index >= 0 {
-		used = c.indexes[sel.index]
-	}
-	metrics.RecordListCacheMetrics(c.cfg.GroupResource, used, done.seen, done.matched)
 	return nil
 }
 

@@ -5,12 +5,15 @@ package watchcache
 
 import (
 	"context"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/storage"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/klog/v2"
+
+	"github.com/weir-project/weir/internal/frame"
 )
 
 // What the cache does not answer itself goes to the storage behind it.
@@ -50,6 +53,17 @@ func (c *Cache) suggest(key string) runtime.Object {
 		return nil
 	}
 	return obj
+}
+
+// Peek returns the object of that name, and namespace unless the resource has none, as
+// the cache has it now, or nil.
+func (c *Cache) Peek(name string) *frame.Frame {
+	_, _, v, err := c.current()
+	if err != nil {
+		return nil
+	}
+	f, _ := v.objects.Get(strings.TrimSuffix(c.cfg.ResourcePrefix, "/") + "/" + name)
+	return f
 }
 
 // Stats implements storage.Interface.

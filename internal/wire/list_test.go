@@ -5,14 +5,18 @@ package wire_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1beta1 "k8s.io/apimachinery/pkg/apis/meta/v1beta1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
 
 	"github.com/weir-project/weir/internal/wire"
 )
@@ -46,68 +50,166 @@ func lists() []*corev1.ConfigMapList {
 	return out
 }
 
+// splice puts a list together from its parts.
+func splice(t *testing.T, format wire.ListFormat, field string, empty []byte, items [][]byte) []byte {
+	t.Helper()
+	list, err := wire.SplitList(format, field, empty)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(items) == 0 {
+		return empty
+	}
+	size := 0
+	for _, item := range items {
+		size += list.ItemSize(len(item))
+	}
+	got := bytes.Clone(list.Head(len(items), size))
+	for i, item := range items {
+		got = append(list.AppendBefore(got, i == 0, len(item)), item...)
+	}
+	return append(got, list.Tail()...)
+}
+
 // TestSplice puts items that were encoded alone into a list that was encoded without,
 // and expects what upstream makes of the whole list.
 func TestSplice(t *testing.T) {
 	for _, list := range lists() {
 		empty := list.DeepCopy()
 		empty.Items = []corev1.ConfigMap{}
-
-		head, tail, err := wire.SplitJSON(encodeAs(t, runtime.ContentTypeJSON, empty))
-		if err != nil {
-			t.Fatal(err)
-		}
-		got := bytes.Clone(head)
+		var plain, pretty, lines, messages [][]byte
 		for i := range list.Items {
-			if i > 0 {
-				got = append(got, ',')
-			}
 			object := bytes.TrimSuffix(encodeAs(t, runtime.ContentTypeJSON, &list.Items[i]), []byte("\n"))
 			brace, rest := wire.JSONItem(object, wire.JSONTypePrefix("v1", "ConfigMap"))
-			got = append(append(got, brace...), rest...)
-		}
-		got = append(got, tail...)
-		if want := encodeAs(t, runtime.ContentTypeJSON, list); !bytes.Equal(got, want) {
-			t.Errorf("%d items in JSON: %d bytes, want %d", len(list.Items), len(got), len(want))
-		}
-
-		plain := encodeAs(t, runtime.ContentTypeProtobuf, empty)
-		if v, k, ok := wire.ProtobufType(plain); !ok || v != "v1" || k != "ConfigMapList" {
-			t.Errorf("the list's type is %q %q (%v)", v, k, ok)
-		}
-		headOf, tail, err := wire.SplitProtobuf(plain)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var items []byte
-		total := 0
-		for i := range list.Items {
+			item := append(bytes.Clone(brace), rest...)
+			plain = append(plain, item)
+			var indented bytes.Buffer
+			if err := json.Indent(&indented, item, wire.PrettyPrefix, wire.PrettyIndent); err != nil {
+				t.Fatal(err)
+			}
+			pretty = append(pretty, indented.Bytes())
+			alone, err := yaml.JSONToYAML([]byte(`{"i":[` + string(item) + `]}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines = append(lines, bytes.TrimPrefix(alone, []byte("i:\n")))
 			body, ok := wire.ProtobufBody(encodeAs(t, runtime.ContentTypeProtobuf, &list.Items[i]))
 			if !ok {
 				t.Fatal("an item has no message")
 			}
-			total += wire.ProtobufItemSize(len(body))
-			items = append(wire.AppendProtobufItemHead(items, len(body)), body...)
+			messages = append(messages, body)
 		}
-		got = append(append(headOf(total), items...), tail...)
-		if want := encodeAs(t, runtime.ContentTypeProtobuf, list); !bytes.Equal(got, want) {
-			t.Errorf("%d items in protobuf: %d bytes, want %d", len(list.Items), len(got), len(want))
+		indent := func(object runtime.Object) []byte {
+			var out bytes.Buffer
+			if err := json.Indent(&out, bytes.TrimSuffix(encodeAs(t, runtime.ContentTypeJSON, object), []byte("\n")), "", "  "); err != nil {
+				t.Fatal(err)
+			}
+			return out.Bytes()
+		}
+		for name, c := range map[string]struct {
+			format      wire.ListFormat
+			empty, want []byte
+			items       [][]byte
+		}{
+			"JSON":     {wire.ListJSON, encodeAs(t, runtime.ContentTypeJSON, empty), encodeAs(t, runtime.ContentTypeJSON, list), plain},
+			"pretty":   {wire.ListPretty, indent(empty), indent(list), pretty},
+			"YAML":     {wire.ListYAML, encodeAs(t, runtime.ContentTypeYAML, empty), encodeAs(t, runtime.ContentTypeYAML, list), lines},
+			"protobuf": {wire.ListProtobuf, encodeAs(t, runtime.ContentTypeProtobuf, empty), encodeAs(t, runtime.ContentTypeProtobuf, list), messages},
+		} {
+			if got := splice(t, c.format, "items", c.empty, c.items); !bytes.Equal(got, c.want) {
+				t.Errorf("%d items in %s: %d bytes, want %d", len(list.Items), name, len(got), len(c.want))
+			}
+		}
+		if v, k, ok := wire.ProtobufType(encodeAs(t, runtime.ContentTypeProtobuf, empty)); !ok || v != "v1" || k != "ConfigMapList" {
+			t.Errorf("the list's type is %q %q (%v)", v, k, ok)
+		}
+	}
+}
+
+// TestSpliceItemsFirst: the list of metadata of v1beta1 has its items before its own
+// metadata.
+func TestSpliceItemsFirst(t *testing.T) {
+	list := &metav1beta1.PartialObjectMetadataList{ListMeta: metav1.ListMeta{ResourceVersion: "7"}}
+	empty := protobufOf(t, list)
+	var items [][]byte
+	for _, name := range []string{"a", strings.Repeat("b", 200)} {
+		object := metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"l": "v"}}}
+		list.Items = append(list.Items, object)
+		message, err := object.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		metadata, ok := wire.ProtobufMetadata(message)
+		if !ok {
+			t.Fatal("an object has no metadata")
+		}
+		if again := wire.AppendProtobufMetadata(nil, metadata); !bytes.Equal(again, message) {
+			t.Errorf("metadata alone: %q, want %q", again, message)
+		}
+		items = append(items, message)
+	}
+	if got, want := splice(t, wire.ListProtobuf, "items", empty, items), protobufOf(t, list); !bytes.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func protobufOf(t *testing.T, message interface{ Marshal() ([]byte, error) }) []byte {
+	t.Helper()
+	raw, err := message.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unknown := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: "v", Kind: "k"}, Raw: raw}
+	out, err := unknown.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append([]byte("k8s\x00"), out...)
+}
+
+// TestSpliceCBOR counts the items in a list's header, in every width that it has.
+func TestSpliceCBOR(t *testing.T) {
+	for _, n := range []int{1, 23, 24, 255, 256, 65535, 65536} {
+		list := map[string]any{"kind": "L", "items": []any{}, "metadata": map[string]any{"resourceVersion": "7"}}
+		empty, err := direct.Marshal(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		item, err := direct.Marshal("x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		items := make([][]byte, n)
+		want := make([]any, n)
+		for i := range items {
+			items[i], want[i] = item, "x"
+		}
+		list["items"] = want
+		encoded, err := direct.Marshal(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := splice(t, wire.ListCBOR, "items", empty, items); !bytes.Equal(got, encoded) {
+			t.Errorf("%d items: %d bytes, want %d", n, len(got), len(encoded))
 		}
 	}
 }
 
 // TestNotSpliced: what has no place for items, or more than one, is left alone.
 func TestNotSpliced(t *testing.T) {
-	for _, list := range []string{
-		"", "{}", `{"kind":"Table","rows":[]}`, "{\n  \"items\": []\n}\n", `{"items":[{}]}`, `{"a":{"items":[]},"items":[]}`,
-	} {
-		if _, _, err := wire.SplitJSON([]byte(list)); !errors.Is(err, wire.ErrNotSpliced) {
-			t.Errorf("%q: %v", list, err)
+	for _, format := range []wire.ListFormat{wire.ListJSON, wire.ListPretty, wire.ListYAML, wire.ListCBOR, 200} {
+		for _, list := range []string{
+			"", "{}", `{"kind":"Table","rows":[]}`, `{"items":[{}]}`, `{"a":{"items":[]},"items":[]}`,
+			"{\n  \"a\": {\n    \"items\": []\n  }\n}\n", "a:\n  items: []\n", "\x45items",
+		} {
+			if _, err := wire.SplitList(format, "items", []byte(list)); !errors.Is(err, wire.ErrNotSpliced) {
+				t.Errorf("format %d, %q: %v", format, list, err)
+			}
 		}
 	}
 	whole := encodeAs(t, runtime.ContentTypeProtobuf, &corev1.ConfigMapList{})
 	for n := range len(whole) {
-		if _, _, err := wire.SplitProtobuf(whole[:n]); !errors.Is(err, wire.ErrNotSpliced) {
+		if _, err := wire.SplitList(wire.ListProtobuf, "items", whole[:n]); !errors.Is(err, wire.ErrNotSpliced) {
 			t.Errorf("the first %d of %d bytes: %v", n, len(whole), err)
 		}
 		if _, ok := wire.ProtobufBody(whole[:n]); ok {

@@ -1,0 +1,164 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"fmt"
+	"sync"
+
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apiextensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	"k8s.io/apiextensions-apiserver/pkg/registry/customresource/tableconvertor"
+	crdtable "k8s.io/apiextensions-apiserver/pkg/registry/customresourcedefinition/tableconvertor"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/printers"
+	printersinternal "k8s.io/kubernetes/pkg/printers/internalversion"
+	printerstorage "k8s.io/kubernetes/pkg/printers/storage"
+
+	"github.com/weir-project/weir/internal/liststream"
+	"github.com/weir-project/weir/internal/watchcache"
+	"github.com/weir-project/weir/internal/wire"
+)
+
+// schemes are the built-in types of the three servers in the chain.
+var schemes = []struct {
+	*runtime.Scheme
+	codecs serializer.CodecFactory
+}{
+	{legacyscheme.Scheme, legacyscheme.Codecs},
+	{apiextensionsapiserver.Scheme, apiextensionsapiserver.Codecs},
+	{aggregatorscheme.Scheme, aggregatorscheme.Codecs},
+}
+
+// types is what liststream asks of the assembled servers.
+type types struct {
+	caches  *watchcache.Caches
+	printed liststream.Table
+	// columns are what has been read of definitions: name → *columns.
+	columns sync.Map
+}
+
+var _ liststream.Types = (*types)(nil)
+
+func newTypes(caches *watchcache.Caches) *types {
+	return &types{caches: caches, printed: liststream.Table{
+		ID: "printers",
+		TableConvertor: printerstorage.TableConvertor{
+			TableGenerator: printers.NewTableGenerator().With(printersinternal.AddHandlers),
+		},
+	}}
+}
+
+// Encoder implements liststream.Types with the encoder of the server that has the version
+// among its built-in types.
+func (*types) Encoder(format wire.Format, gv schema.GroupVersion) runtime.Encoder {
+	mediaType := map[wire.Format]string{wire.JSON: runtime.ContentTypeJSON, wire.Protobuf: runtime.ContentTypeProtobuf}[format]
+	for _, s := range schemes {
+		if !s.IsVersionRegistered(gv) {
+			continue
+		}
+		if info, ok := runtime.SerializerInfoForMediaType(s.codecs.SupportedMediaTypes(), mediaType); ok {
+			return s.codecs.EncoderForVersion(info.Serializer, gv)
+		}
+	}
+	return nil
+}
+
+// Convert implements liststream.Types.
+func (*types) Convert(obj runtime.Object, gv schema.GroupVersion) (runtime.Object, error) {
+	if _, custom := obj.(runtime.Unstructured); custom {
+		return obj, nil
+	}
+	for _, s := range schemes {
+		if s.IsVersionRegistered(gv) {
+			return s.UnsafeConvertToVersion(obj, gv)
+		}
+	}
+	return nil, fmt.Errorf("no server has types of %s", gv)
+}
+
+// crds is the resource of which a custom resource's columns are read.
+var crds = apiextensions.Resource("customresourcedefinitions")
+
+// Tables implements liststream.Types.
+func (t *types) Tables(info *request.RequestInfo, obj runtime.Object) []liststream.Table {
+	resource := schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}
+	if _, custom := obj.(runtime.Unstructured); custom {
+		if table, ok := t.columnsOf(resource, info.APIVersion); ok {
+			return []liststream.Table{table}
+		}
+		return nil
+	}
+	tables := []liststream.Table{t.printed, {ID: "default", TableConvertor: rest.NewDefaultTableConvertor(resource)}}
+	if resource == crds {
+		tables = append(tables, liststream.Table{ID: "definition", TableConvertor: crdtable.New()})
+	}
+	return tables
+}
+
+// columns are those of a definition at one revision, by version.
+type columns struct {
+	revision uint64
+	versions map[string][]apiextensionsv1.CustomResourceColumnDefinition
+}
+
+// columnsOf returns the convertor of a custom resource by its definition as it is now. It
+// is the caller's own: a convertor is not to be used by two at a time.
+func (t *types) columnsOf(resource schema.GroupResource, version string) (liststream.Table, bool) {
+	definitions := t.caches.Of(crds)
+	if definitions == nil {
+		return liststream.Table{}, false
+	}
+	name := resource.String()
+	f := definitions.Peek(name)
+	if f == nil {
+		t.columns.Delete(name)
+		return liststream.Table{}, false
+	}
+	known, ok := t.columns.Load(name)
+	if !ok || known.(*columns).revision != f.Revision() {
+		obj, err := f.Decode()
+		if err != nil {
+			return liststream.Table{}, false
+		}
+		crd, ok := obj.(*apiextensions.CustomResourceDefinition)
+		if !ok {
+			return liststream.Table{}, false
+		}
+		known = columnsIn(crd, f.Revision())
+		t.columns.Store(name, known)
+	}
+	served, ok := known.(*columns).versions[version]
+	if !ok {
+		return liststream.Table{}, false
+	}
+	convertor, err := tableconvertor.New(served)
+	if err != nil {
+		return liststream.Table{}, false // upstream serves what it has of it
+	}
+	return liststream.Table{ID: fmt.Sprintf("%q", served), TableConvertor: convertor}, true
+}
+
+func columnsIn(crd *apiextensions.CustomResourceDefinition, revision uint64) *columns {
+	all := &columns{revision: revision, versions: map[string][]apiextensionsv1.CustomResourceColumnDefinition{}}
+	for _, v := range crd.Spec.Versions {
+		internal, err := apiextensions.GetColumnsForVersion(crd, v.Name)
+		if err != nil {
+			continue
+		}
+		served := make([]apiextensionsv1.CustomResourceColumnDefinition, len(internal))
+		for i, c := range internal {
+			served[i] = apiextensionsv1.CustomResourceColumnDefinition(c)
+		}
+		all.versions[v.Name] = served
+	}
+	return all
+}

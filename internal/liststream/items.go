@@ -1,0 +1,305 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package liststream
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metainternalversionscheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1beta1 "k8s.io/apimachinery/pkg/apis/meta/v1beta1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/weir-project/weir/internal/frame"
+	"github.com/weir-project/weir/internal/wire"
+)
+
+// items says how an item of the list is made that the handler has answered with, and
+// which field of the list they are. It returns wire.ErrNotSpliced if that is not known.
+func (a *Answer) items(format wire.ListFormat, h header) (items itemFunc, field string, err error) {
+	version, err := schema.ParseGroupVersion(h.APIVersion)
+	if err != nil {
+		return nil, "", wire.ErrNotSpliced
+	}
+	encode := base(format)
+	field = "items"
+	switch transformed := version == metav1.SchemeGroupVersion || version == metav1beta1.SchemeGroupVersion; {
+	case transformed && h.Kind == "PartialObjectMetadataList":
+		items = a.metadata(encode, version)
+	case transformed && h.Kind == "Table":
+		field = "rows"
+		items, err = a.rows(encode, version, h.ColumnDefinitions)
+	case transformed:
+		err = wire.ErrNotSpliced
+	default:
+		items = a.objects(encode, version)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	switch format {
+	case wire.ListPretty:
+		items = pretty(items)
+	case wire.ListYAML:
+		items = inYAML(items)
+	}
+	return items, field, nil
+}
+
+// encoding is how an item is written before it is laid out.
+type encoding string
+
+const (
+	inJSON     encoding = "json"
+	inProtobuf encoding = "protobuf"
+	inCBOR     encoding = "cbor"
+)
+
+func base(format wire.ListFormat) encoding {
+	switch format {
+	case wire.ListProtobuf:
+		return inProtobuf
+	case wire.ListCBOR:
+		return inCBOR
+	default:
+		return inJSON
+	}
+}
+
+// marshal writes v as upstream's encoders of whole lists write an item.
+func (e encoding) marshal(v any, w io.Writer) error {
+	var data []byte
+	var err error
+	switch e {
+	case inJSON:
+		data, err = json.Marshal(v)
+	case inCBOR:
+		data, err = direct.Marshal(v)
+	case inProtobuf:
+		message, ok := v.(interface{ Marshal() ([]byte, error) })
+		if !ok {
+			return fmt.Errorf("%T has no protobuf encoding", v)
+		}
+		data, err = message.Marshal()
+	}
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(data)
+	return err
+}
+
+// objects returns the objects themselves in an API version.
+func (a *Answer) objects(e encoding, version schema.GroupVersion) itemFunc {
+	apiVersion := version.String()
+	switch e {
+	case inProtobuf:
+		encoder := a.types.Encoder(wire.Protobuf, version)
+		return func(f *frame.Frame) ([]byte, []byte, error) {
+			object, err := f.As(wire.Protobuf, apiVersion, encoder)
+			if err != nil {
+				return nil, nil, err
+			}
+			body, ok := wire.ProtobufBody(object)
+			if !ok {
+				return nil, nil, fmt.Errorf("%s is not encoded as protobuf", f.Key())
+			}
+			return nil, body, nil
+		}
+	case inCBOR:
+		id := runtime.Identifier("list item, cbor, " + apiVersion)
+		build := func(obj runtime.Object, w io.Writer) error {
+			if u, ok := obj.(runtime.Unstructured); ok {
+				return e.marshal(u.UnstructuredContent(), w)
+			}
+			obj, err := a.types.Convert(obj, version)
+			if err != nil {
+				return err
+			}
+			// A list of a built-in type names the type of its items itself.
+			obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+			return e.marshal(obj, w)
+		}
+		return derived(id, false, build)
+	default:
+		encoder := a.types.Encoder(wire.JSON, version)
+		var prefix []byte
+		kind := ""
+		return func(f *frame.Frame) ([]byte, []byte, error) {
+			object, err := f.As(wire.JSON, apiVersion, encoder)
+			if err != nil {
+				return nil, nil, err
+			}
+			if k := f.Kind(); encoder != nil && (prefix == nil || k != kind) {
+				prefix, kind = wire.JSONTypePrefix(apiVersion, k), k
+			}
+			brace, rest := wire.JSONItem(object, prefix)
+			return brace, rest, nil
+		}
+	}
+}
+
+// derived returns what build makes of each object, which it may change.
+func derived(id runtime.Identifier, perishable bool, build func(runtime.Object, io.Writer) error) itemFunc {
+	return derivedFrom(id, perishable, func(f *frame.Frame, w io.Writer) error {
+		obj, err := f.Decode()
+		if err != nil {
+			return err
+		}
+		return build(obj, w)
+	})
+}
+
+func derivedFrom(id runtime.Identifier, perishable bool, build func(*frame.Frame, io.Writer) error) itemFunc {
+	return func(f *frame.Frame) ([]byte, []byte, error) {
+		data, err := f.Derive(id, perishable, build)
+		return nil, data, err
+	}
+}
+
+// metadata returns the objects' metadata only; see asPartialObjectMetadataList in
+// k8s.io/apiserver/pkg/endpoints/handlers/response.go.
+func (a *Answer) metadata(e encoding, version schema.GroupVersion) itemFunc {
+	kind := version.WithKind("PartialObjectMetadata")
+	made := derivedFrom(runtime.Identifier(fmt.Sprintf("list item, %s, %s", e, kind)), false, func(f *frame.Frame, w io.Writer) error {
+		partial, err := partialOf(f)
+		if err != nil {
+			return err
+		}
+		partial.SetGroupVersionKind(kind)
+		return e.marshal(partial, w)
+	})
+	if e != inProtobuf {
+		return made
+	}
+	var buf []byte
+	return func(f *frame.Frame) ([]byte, []byte, error) {
+		metadata, ok := protobufMetadata(f)
+		if !ok {
+			return made(f)
+		}
+		buf = wire.AppendProtobufMetadata(buf[:0], metadata)
+		return nil, buf, nil
+	}
+}
+
+// partialOf returns the metadata of an object, which is all that is decoded where that is
+// possible.
+func partialOf(f *frame.Frame) (*metav1.PartialObjectMetadata, error) {
+	if metadata, ok := protobufMetadata(f); ok {
+		partial := &metav1.PartialObjectMetadata{}
+		return partial, partial.ObjectMeta.Unmarshal(metadata)
+	}
+	obj, err := f.Decode()
+	if err != nil {
+		return nil, err
+	}
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return nil, err
+	}
+	return meta.AsPartialObjectMetadata(m), nil
+}
+
+// protobufMetadata returns the metadata of an object that is kept in protobuf, where it
+// stands in one piece.
+func protobufMetadata(f *frame.Frame) ([]byte, bool) {
+	object, format := f.Body()
+	if format != wire.Protobuf {
+		return nil, false
+	}
+	body, ok := wire.ProtobufBody(object)
+	if !ok {
+		return nil, false
+	}
+	return wire.ProtobufMetadata(body)
+}
+
+// rows returns the objects as rows of a Table with the given columns; see asTable in
+// k8s.io/apiserver/pkg/endpoints/handlers/response.go.
+func (a *Answer) rows(e encoding, version schema.GroupVersion, columns []metav1.TableColumnDefinition) (itemFunc, error) {
+	if e == inProtobuf {
+		return nil, wire.ErrNotSpliced
+	}
+	ctx := a.req.Context()
+	info, ok := request.RequestInfoFrom(ctx)
+	if !ok {
+		return nil, wire.ErrNotSpliced
+	}
+	options := &metav1.TableOptions{}
+	if err := metainternalversionscheme.ParameterCodec.DecodeParameters(a.req.URL.Query(), metav1.SchemeGroupVersion, options); err != nil {
+		return nil, wire.ErrNotSpliced // upstream has said so
+	}
+	table, err := a.table(info, columns)
+	if err != nil || table == nil {
+		return func(*frame.Frame) ([]byte, []byte, error) {
+			return nil, nil, wire.ErrNotSpliced // there is no object to begin with
+		}, err
+	}
+	include := options.IncludeObject
+	served := schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}
+	partialKind := version.WithKind("PartialObjectMetadata")
+	id := fmt.Sprintf("row, %s, %s, %s, %s, %s", e, version, include, served, table.ID)
+	return derived(runtime.Identifier(id), true, func(obj runtime.Object, w io.Writer) error {
+		printed, err := table.ConvertToTable(ctx, obj, &metav1.TableOptions{NoHeaders: true})
+		if err != nil {
+			return err
+		}
+		if n := len(printed.Rows); n != 1 {
+			return fmt.Errorf("one object became %d rows", n)
+		}
+		row := &printed.Rows[0]
+		switch include {
+		case metav1.IncludeObject:
+			row.Object.Object, err = a.types.Convert(row.Object.Object, served)
+		case metav1.IncludeNone:
+			row.Object.Object = nil
+		default:
+			var m metav1.Object
+			if m, err = meta.Accessor(row.Object.Object); err == nil {
+				partial := meta.AsPartialObjectMetadata(m)
+				partial.SetGroupVersionKind(partialKind)
+				row.Object.Object = partial
+			}
+		}
+		if err != nil {
+			return err
+		}
+		return e.marshal(row, w)
+	}), nil
+}
+
+var errEnough = errors.New("the first object is enough")
+
+// table returns the convertor that makes the columns which upstream has sent, nil if the
+// list has no objects, and wire.ErrNotSpliced if there is none: which one a resource has
+// is nowhere to be asked.
+func (a *Answer) table(info *request.RequestInfo, columns []metav1.TableColumnDefinition) (found *Table, err error) {
+	var first runtime.Object
+	err = a.plan.Each(func(f *frame.Frame) error {
+		var err error
+		if first, err = f.Decode(); err != nil {
+			return err
+		}
+		return errEnough
+	})
+	if first == nil {
+		return nil, err
+	}
+	for _, t := range a.types.Tables(info, first) {
+		printed, err := t.ConvertToTable(a.req.Context(), first, &metav1.TableOptions{})
+		if err == nil && len(printed.Rows) == 1 && reflect.DeepEqual(printed.ColumnDefinitions, columns) {
+			return &t, nil
+		}
+	}
+	return nil, wire.ErrNotSpliced
+}

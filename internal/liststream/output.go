@@ -1,0 +1,165 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package liststream
+
+import (
+	"compress/gzip"
+	"io"
+	"net/http"
+	"sync"
+
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+	"k8s.io/apiserver/pkg/features"
+
+	"github.com/weir-project/weir/internal/ledger"
+)
+
+const (
+	bufferSize = 64 << 10
+	// gzipThreshold is upstream's defaultGzipThresholdBytes: smaller answers are not
+	// compressed.
+	gzipThreshold = 128 << 10
+)
+
+var (
+	gzips   = responsewriters.NewGzipWriterPoolOrDie()
+	buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+	// heads hold what has been written before it is known whether to compress.
+	heads = sync.Pool{New: func() any { return new([gzipThreshold]byte) }}
+)
+
+// output gathers what is written into large writes and, as upstream does, compresses what
+// turns out to be large enough. close must be called.
+type output struct {
+	w http.ResponseWriter
+	// head[:headed] is what has come while it was not known whether to compress; nil from
+	// then on, or if that was never asked for.
+	head   *[gzipThreshold]byte
+	headed int
+	// started says that the response has begun.
+	started bool
+	gz      *gzip.Writer
+	// buffer[:n] goes to the connection next.
+	buffer *[bufferSize]byte
+	n      int
+	// sent is what has gone there.
+	sent int
+}
+
+func newOutput(w http.ResponseWriter, req *http.Request) *output {
+	o := &output{w: w, buffer: buffers.Get().(*[bufferSize]byte)}
+	ledger.Process.Add(ledger.Streams, bufferSize)
+	if responsewriters.ContentEncodingSupported(req, features.APIResponseCompression) == "gzip" {
+		o.head = heads.Get().(*[gzipThreshold]byte)
+		ledger.Process.Add(ledger.Streams, gzipThreshold)
+	}
+	return o
+}
+
+// Write implements io.Writer.
+func (o *output) Write(p []byte) (int, error) {
+	if o.head != nil {
+		if o.headed+len(p) <= gzipThreshold {
+			o.headed += copy(o.head[o.headed:], p)
+			return len(p), nil
+		}
+		o.gz = gzips.Get().(*gzip.Writer)
+		o.gz.Reset((*plainOutput)(o))
+		o.w.Header().Set("Content-Encoding", "gzip")
+		o.w.Header().Add("Vary", "Accept-Encoding")
+		if err := o.release(); err != nil {
+			return 0, err
+		}
+	}
+	return o.to().Write(p)
+}
+
+func (o *output) to() io.Writer {
+	if o.gz != nil {
+		return o.gz
+	}
+	return (*plainOutput)(o)
+}
+
+// release sends the head on its way.
+func (o *output) release() error {
+	if o.head == nil {
+		return nil
+	}
+	_, err := o.to().Write(o.head[:o.headed])
+	o.dropHead()
+	return err
+}
+
+func (o *output) dropHead() {
+	if o.head != nil {
+		heads.Put(o.head)
+		o.head = nil
+		ledger.Process.Add(ledger.Streams, -gzipThreshold)
+	}
+}
+
+// plainOutput is an output behind the compression.
+type plainOutput output
+
+// Write implements io.Writer.
+func (o *plainOutput) Write(p []byte) (int, error) {
+	if o.n+len(p) > bufferSize {
+		if err := o.drain(); err != nil {
+			return 0, err
+		}
+		if len(p) >= bufferSize {
+			return len(p), o.write(p)
+		}
+	}
+	o.n += copy(o.buffer[o.n:], p)
+	return len(p), nil
+}
+
+func (o *plainOutput) drain() error {
+	if o.n == 0 {
+		return nil
+	}
+	err := o.write(o.buffer[:o.n])
+	o.n = 0
+	return err
+}
+
+func (o *plainOutput) write(p []byte) error {
+	if !o.started {
+		o.started = true
+		o.w.WriteHeader(http.StatusOK)
+	}
+	n, err := o.w.Write(p)
+	o.sent += n
+	return err
+}
+
+// finish sends what is left.
+func (o *output) finish() error {
+	if err := o.release(); err != nil {
+		return err
+	}
+	if o.gz != nil {
+		if err := o.gz.Close(); err != nil {
+			return err
+		}
+	}
+	return (*plainOutput)(o).drain()
+}
+
+// close gives the buffers back.
+func (o *output) close() {
+	o.dropHead()
+	if o.gz != nil {
+		o.gz.Reset(nil)
+		gzips.Put(o.gz)
+		o.gz = nil
+	}
+	if o.buffer != nil {
+		buffers.Put(o.buffer)
+		o.buffer = nil
+		ledger.Process.Add(ledger.Streams, -bufferSize)
+	}
+}
