@@ -66,12 +66,16 @@ func plug(ctx context.Context, config *app.Config) {
 	} {
 		*getter = cachedRESTOptions{*getter, caches.Decorator()}
 	}
-	chain := config.Aggregator.GenericConfig.BuildHandlerChainFunc
-	config.Aggregator.GenericConfig.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
+	front := config.Aggregator.GenericConfig
+	if front.FlowControl != nil {
+		front.FlowControl = charged{front.FlowControl, caches, streaming}
+	}
+	chain := front.BuildHandlerChainFunc
+	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		if streaming {
 			api = liststream.Handler(api, newTypes(caches))
 		}
-		return chain(coalesce.Handler(api), c)
+		return withQuery(chain(coalesce.Handler(api), c))
 	}
 }
 

@@ -153,8 +153,15 @@ func newReadCommand(o *Options, name, dataset string, verbs []string, streams []
 		if sc.Again < 1 || slices.ContainsFunc(sc.Streams, func(n int) bool { return n < 1 }) {
 			return nil, errors.New("--streams and --again must be at least 1")
 		}
+		if sc.Format == formatTable && slices.Contains(sc.Verbs, verbWatchList) {
+			return nil, errors.New("--format table is for lists only")
+		}
 		return []scenario{sc}, positive("per-connection", sc.PerConnection)
 	})
+	if slices.Contains(verbs, verbList) {
+		cmd.Flags().BoolVar(&sc.Consistent, "consistent", false, "ask for lists without resourceVersion=0: the newest state, which takes etcd's word")
+		cmd.Flags().BoolVar(&sc.Gzip, "gzip", false, "ask for compressed lists")
+	}
 	cmd.Flags().StringVar(&sc.Dataset, "dataset", dataset, "a (Secrets of 1 MB), b (Pods), c (ConfigMaps of 100 KB) or d (custom resources)")
 	addFormat(cmd.Flags(), &sc.Format)
 	if dataset == "d" {
@@ -294,7 +301,7 @@ func positive(name string, v int) error {
 
 func addFormat(fs *pflag.FlagSet, f *format) {
 	*f = formatProtobuf
-	fs.Var((*formatFlag)(f), "format", "encoding that the readers ask for: protobuf or json")
+	fs.Var((*formatFlag)(f), "format", "encoding that the readers ask for: protobuf, json, or table (lists only)")
 }
 
 // formatFlag is a format on the command line.
@@ -304,9 +311,9 @@ func (f *formatFlag) String() string { return string(*f) }
 func (f *formatFlag) Type() string   { return "format" }
 func (f *formatFlag) Set(s string) error {
 	switch format(s) {
-	case formatProtobuf, formatJSON:
+	case formatProtobuf, formatJSON, formatTable:
 		*f = formatFlag(s)
 		return nil
 	}
-	return fmt.Errorf("unknown format; there are %s and %s", formatProtobuf, formatJSON)
+	return fmt.Errorf("unknown format; there are %s, %s and %s", formatProtobuf, formatJSON, formatTable)
 }

@@ -30,11 +30,16 @@ type format string
 const (
 	formatProtobuf format = "protobuf"
 	formatJSON     format = "json"
+	// formatTable is a list as a Table in JSON, which is what kubectl get asks for.
+	formatTable format = "table"
 )
 
 func (f format) mediaType() string {
-	if f == formatJSON {
+	switch f {
+	case formatJSON:
 		return jsonType
+	case formatTable:
+		return jsonType + ";as=Table;v=v1;g=meta.k8s.io"
 	}
 	return protobufType
 }

@@ -16,10 +16,10 @@ import (
 func countList(f format, body io.Reader) (items, size int64, err error) {
 	counted := &countedReader{r: body}
 	r := bufio.NewReaderSize(counted, 64<<10)
-	if f == formatJSON {
-		items, err = countJSONList(r)
-	} else {
+	if f == formatProtobuf {
 		items, err = countProtobufList(r)
+	} else {
+		items, err = countJSONList(r) // a Table's row has the object's metadata
 	}
 	return items, counted.n, err
 }

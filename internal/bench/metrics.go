@@ -40,10 +40,12 @@ func (s *server) scrapeHeap(ctx context.Context, collect bool) (Heap, error) {
 
 // scraped is what bench reads from a server's /metrics.
 type scraped struct {
-	heap    Heap
-	rss     int64   // bytes
-	cpu     float64 // seconds since the process started
-	started float64 // when the process started, in Unix seconds: tells processes apart
+	heap Heap
+	rss  int64   // bytes
+	cpu  float64 // seconds since the process started
+	// allocated is what has been allocated on the heap since then, in bytes.
+	allocated float64
+	started   float64 // when the process started, in Unix seconds: tells processes apart
 }
 
 func (s *server) scrape(ctx context.Context) (scraped, error) {
@@ -71,9 +73,10 @@ func (s *server) scrape(ctx context.Context) (scraped, error) {
 			Stack:      int64(value("go_memstats_stack_inuse_bytes")),
 			Goroutines: int64(value("go_goroutines")),
 		},
-		rss:     int64(value("process_resident_memory_bytes")),
-		cpu:     value("process_cpu_seconds_total"),
-		started: value("process_start_time_seconds"),
+		rss:       int64(value("process_resident_memory_bytes")),
+		cpu:       value("process_cpu_seconds_total"),
+		started:   value("process_start_time_seconds"),
+		allocated: value("go_memstats_alloc_bytes_total"),
 	}, nil
 }
 

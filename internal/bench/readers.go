@@ -28,6 +28,9 @@ type readerJob struct {
 	Streams       int      `json:"streams"`
 	PerConnection int      `json:"perConnection"` // streams that share one HTTP/2 connection
 
+	// Gzip asks for compressed responses (untilBody).
+	Gzip bool `json:"gzip,omitempty"`
+
 	// Until says when a stream is through.
 	Until readUntil `json:"until"`
 	// Expect is the number of initial objects (untilSynced), of live events (untilCount) or of list items (untilBody) that

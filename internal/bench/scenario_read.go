@@ -53,6 +53,9 @@ type readScenario struct {
 	Streams       []int    `json:"streams"` // a dataset served in several versions has its streams spread over them
 	PerConnection int      `json:"perConnection"`
 	Again         int      `json:"again"` // how often each is measured on the same server
+	// Consistent lists are asked for without a resourceVersion; Gzip has them compressed.
+	Consistent bool `json:"consistent,omitempty"`
+	Gzip       bool `json:"gzip,omitempty"`
 }
 
 const (
@@ -68,13 +71,20 @@ func (sc *readScenario) name() string       { return sc.command }
 func (sc *readScenario) datasets() []string { return []string{sc.Dataset} }
 func (sc *readScenario) rounds() int        { return 1 }
 func (sc *readScenario) label() string {
-	return sc.command + "-" + sc.Dataset + "-" + string(sc.Format)
+	label := sc.command + "-" + sc.Dataset + "-" + string(sc.Format)
+	if sc.Consistent {
+		label += "-consistent"
+	}
+	if sc.Gzip {
+		label += "-gzip"
+	}
+	return label
 }
 
 func (sc *readScenario) recordings(data map[string]Dataset) []recording {
 	var list []recording
 	for _, verb := range sc.Verbs {
-		query, until := readRequest(verb)
+		query, until := sc.request(verb)
 		for _, path := range data[sc.Dataset].Resources {
 			list = append(list, recording{path: path + query, format: sc.Format, until: until})
 		}
@@ -82,12 +92,16 @@ func (sc *readScenario) recordings(data map[string]Dataset) []recording {
 	return list
 }
 
-// readRequest gives a verb's query and when its response is complete.
-func readRequest(verb string) (query string, until readUntil) {
-	if verb == verbList {
+// request gives a verb's query and when its response is complete.
+func (sc *readScenario) request(verb string) (query string, until readUntil) {
+	switch {
+	case verb != verbList:
+		return watchListQuery, untilSynced
+	case sc.Consistent:
+		return "", untilBody
+	default:
 		return listQuery, untilBody
 	}
-	return watchListQuery, untilSynced
 }
 
 func (sc *readScenario) run(ctx context.Context, s *session) error {
@@ -123,16 +137,31 @@ func (sc *readScenario) run(ctx context.Context, s *session) error {
 
 func (sc *readScenario) once(ctx context.Context, s *session, verb string, streams int, name string) (*Phase, error) {
 	data := s.data[sc.Dataset]
-	query, until := readRequest(verb)
+	query, until := sc.request(verb)
 	readers, err := s.startReaders(ctx, readerJob{
 		Paths: pathsOf(data, query), Format: sc.Format, Streams: streams,
-		PerConnection: sc.PerConnection, Until: until, Expect: data.served,
+		PerConnection: sc.PerConnection, Until: until, Expect: data.served, Gzip: sc.Gzip && verb == verbList,
 	})
 	if err != nil {
 		return nil, err
 	}
 	defer endReaders(readers)
-	return s.phase(ctx, name, func(ctx context.Context, p *Phase) error { return drain(ctx, readers, p) })
+	before, counted := s.allocated(ctx)
+	p, err := s.phase(ctx, name, func(ctx context.Context, p *Phase) error { return drain(ctx, readers, p) })
+	if after, ok := s.allocated(ctx); err == nil && ok && counted {
+		p.Figures["allocated MB"] = (after - before) / 1e6
+	}
+	return p, err
+}
+
+// allocated returns how many bytes the server has allocated on its heap since it started,
+// if it tells.
+func (s *session) allocated(ctx context.Context) (float64, bool) {
+	if s.server.target.static {
+		return 0, false
+	}
+	m, err := s.server.scrape(ctx)
+	return m.allocated, err == nil && m.allocated > 0
 }
 
 func pathsOf(data Dataset, query string) []string {

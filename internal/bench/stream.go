@@ -5,6 +5,7 @@ package bench
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -67,7 +68,7 @@ func (s *stream) once(ctx context.Context) error {
 		s.answered()
 	}
 	if s.job.Until == untilBody {
-		return s.list(resp.Body)
+		return s.list(resp)
 	}
 	frames := newFrameReader(s.job.Format, resp.Body, s.job.Until == untilCount)
 	for {
@@ -89,8 +90,19 @@ func (s *stream) once(ctx context.Context) error {
 	}
 }
 
-func (s *stream) list(body io.Reader) error {
-	items, _, err := countList(s.job.Format, &totalledReader{r: body, total: &s.bytes})
+func (s *stream) list(resp *http.Response) error {
+	var body io.Reader = &totalledReader{r: resp.Body, total: &s.bytes}
+	if s.job.Gzip {
+		if resp.Header.Get("Content-Encoding") != "gzip" {
+			return errors.New("the server does not compress")
+		}
+		inflated, err := gzip.NewReader(body)
+		if err != nil {
+			return fmt.Errorf("inflate a list: %w", err)
+		}
+		body = inflated
+	}
+	items, _, err := countList(s.job.Format, body)
 	s.events.Add(items)
 	if err == nil && items != s.job.Expect {
 		err = fmt.Errorf("%d items, want %d", items, s.job.Expect)
@@ -162,6 +174,9 @@ func (r *readerRun) open(ctx context.Context, client *http.Client, path string) 
 			return nil, err
 		}
 		req.Header.Set("Accept", accept)
+		if r.job.Gzip {
+			req.Header.Set("Accept-Encoding", "gzip")
+		}
 		r.job.Access.authorize(req)
 		req.Header.Set("User-Agent", readerAgent)
 		resp, err := client.Do(req)

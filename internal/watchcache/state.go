@@ -20,6 +20,8 @@ type view struct {
 	objects snapshot.View[*frame.Frame]
 	// byIndex has, for each of state.indexes, the same objects under indexKey.
 	byIndex []snapshot.View[*frame.Frame]
+	// bytes is the size of all objects.
+	bytes int64
 }
 
 // state is the resource as far as it has been followed. It has one writer, the
@@ -99,7 +101,7 @@ func (s *state) book(n int64) {
 func (s *state) release() { s.book(-s.bytes) }
 
 func (s *state) freeze(rev uint64) view {
-	v := view{rev: rev, objects: s.objects.Freeze()}
+	v := view{rev: rev, objects: s.objects.Freeze(), bytes: s.bytes}
 	if len(s.indexes) > 0 {
 		v.byIndex = make([]snapshot.View[*frame.Frame], len(s.indexes))
 		for n, i := range s.indexes {

@@ -7,9 +7,11 @@ import (
 	"context"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/cacher/delegator"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/klog/v2"
 
@@ -64,6 +66,26 @@ func (c *Cache) Peek(name string) *frame.Frame {
 	}
 	f, _ := v.objects.Get(strings.TrimSuffix(c.cfg.ResourcePrefix, "/") + "/" + name)
 	return f
+}
+
+// Streams tells whether objects go to clients as they are kept: lists, if asked for in
+// place, and the events of watches. If not, each request decodes what it returns.
+func (c *Cache) Streams() bool { return !c.cfg.DecodeInitial }
+
+// Answers tells whether the cache answers a list with such options now, or has to send it
+// to etcd. It is false for options that are not valid.
+func (c *Cache) Answers(opts metav1.ListOptions) bool {
+	result, err := delegator.ShouldDelegateListMeta(&opts, rules{c})
+	return err == nil && !result.ShouldDelegate
+}
+
+// Size returns how many objects the cache has, and how many bytes they are.
+func (c *Cache) Size() (objects int, bytes int64) {
+	_, _, v, err := c.current()
+	if err != nil {
+		return 0, 0
+	}
+	return v.objects.Len(), v.bytes
 }
 
 // Stats implements storage.Interface.
