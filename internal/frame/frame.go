@@ -47,8 +47,11 @@ type typeMeta struct {
 // the format, it is the bytes of the whole answer, whatever it is.
 type encoded struct {
 	format wire.Format
-	offset int
-	event  []byte
+	// message is where the protobuf message begins in event, 0 if there is none known. It
+	// is kept so that objects can be measured without being touched: they are cold.
+	message int
+	offset  int
+	event   []byte
 }
 
 var added = string(watch.Added)
@@ -62,7 +65,21 @@ func enclose(f wire.Format, object []byte) encoded {
 		object = bytes.TrimSuffix(object, []byte("\n"))
 	}
 	total, offset := wire.EventSize(f, added, len(object))
-	return encoded{format: f, offset: offset, event: wire.AppendEvent(make([]byte, 0, total), f, added, object)}
+	e := encoded{format: f, offset: offset, event: wire.AppendEvent(make([]byte, 0, total), f, added, object)}
+	if f == wire.Protobuf {
+		if start, ok := wire.ProtobufBody(object); ok {
+			e.message = offset + start
+		}
+	}
+	return e
+}
+
+// body returns the protobuf message of the object alone.
+func (e encoded) body() ([]byte, bool) {
+	if e.message == 0 {
+		return nil, false
+	}
+	return e.event[e.message : len(e.event)-wire.ProtobufTail], true
 }
 
 // object returns the encoded object alone. The caller must not change it.
@@ -148,19 +165,47 @@ func (f *Frame) Kind() string { return f.typ.kind }
 // it is that, else one derived with encoder, which shares with the watches that ask
 // for it. The caller must not change the bytes.
 func (f *Frame) As(format wire.Format, apiVersion string, encoder runtime.Encoder) ([]byte, error) {
-	if f.primary.format == format && f.typ.apiVersion == apiVersion {
-		return f.primary.object(), nil
-	}
-	if encoder == nil {
-		return nil, fmt.Errorf("there is no encoder of %s into %s %s", f.key, format, apiVersion)
-	}
-	e, err := f.codec.store.get(f, encoding{id: encoder.Identifier(), envelope: format}, func() (encoded, error) {
-		return f.build(format, encoder.Encode)
-	})
+	e, err := f.as(format, apiVersion, encoder)
 	if err != nil {
 		return nil, err
 	}
 	return e.object(), nil
+}
+
+// Message returns the object as a protobuf message in an API version, without what names
+// its type; see As.
+func (f *Frame) Message(apiVersion string, encoder runtime.Encoder) ([]byte, error) {
+	e, err := f.as(wire.Protobuf, apiVersion, encoder)
+	if err != nil {
+		return nil, err
+	}
+	body, ok := e.body()
+	if !ok {
+		return nil, fmt.Errorf("%s is not encoded as protobuf", f.key)
+	}
+	return body, nil
+}
+
+func (f *Frame) as(format wire.Format, apiVersion string, encoder runtime.Encoder) (encoded, error) {
+	if f.primary.format == format && f.typ.apiVersion == apiVersion {
+		return f.primary, nil
+	}
+	if encoder == nil {
+		return encoded{}, fmt.Errorf("there is no encoder of %s into %s %s", f.key, format, apiVersion)
+	}
+	return f.codec.store.get(f, encoding{id: encoder.Identifier(), envelope: format}, func() (encoded, error) {
+		return f.build(format, encoder.Encode)
+	})
+}
+
+// Metadata returns the object's metadata as a protobuf message, if the object is kept as
+// one. The caller must not change the bytes.
+func (f *Frame) Metadata() ([]byte, bool) {
+	body, ok := f.primary.body()
+	if !ok {
+		return nil, false
+	}
+	return wire.ProtobufMetadata(body)
 }
 
 // Derive returns what build writes for the frame: made once for everybody who asks for
@@ -173,10 +218,6 @@ func (f *Frame) Derive(id runtime.Identifier, perishable bool, build func(*Frame
 	})
 	return e.event, err
 }
-
-// Body returns the object in the format that it is kept in, and that format. The caller
-// must not change the bytes.
-func (f *Frame) Body() ([]byte, wire.Format) { return f.primary.object(), f.primary.format }
 
 // CacheEncode implements runtime.CacheableObject. A watch event is written from
 // shared bytes, unless it carries a Table's columns; for that, and for what is no

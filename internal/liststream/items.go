@@ -105,15 +105,8 @@ func (a *Answer) objects(e encoding, version schema.GroupVersion) itemFunc {
 	case inProtobuf:
 		encoder := a.types.Encoder(wire.Protobuf, version)
 		return func(f *frame.Frame) ([]byte, []byte, error) {
-			object, err := f.As(wire.Protobuf, apiVersion, encoder)
-			if err != nil {
-				return nil, nil, err
-			}
-			body, ok := wire.ProtobufBody(object)
-			if !ok {
-				return nil, nil, fmt.Errorf("%s is not encoded as protobuf", f.Key())
-			}
-			return nil, body, nil
+			message, err := f.Message(apiVersion, encoder)
+			return nil, message, err
 		}
 	case inCBOR:
 		id := runtime.Identifier("list item, cbor, " + apiVersion)
@@ -183,7 +176,7 @@ func (a *Answer) metadata(e encoding, version schema.GroupVersion) itemFunc {
 	}
 	var buf []byte
 	return func(f *frame.Frame) ([]byte, []byte, error) {
-		metadata, ok := protobufMetadata(f)
+		metadata, ok := f.Metadata()
 		if !ok {
 			return made(f)
 		}
@@ -195,7 +188,7 @@ func (a *Answer) metadata(e encoding, version schema.GroupVersion) itemFunc {
 // partialOf returns the metadata of an object, which is all that is decoded where that is
 // possible.
 func partialOf(f *frame.Frame) (*metav1.PartialObjectMetadata, error) {
-	if metadata, ok := protobufMetadata(f); ok {
+	if metadata, ok := f.Metadata(); ok {
 		partial := &metav1.PartialObjectMetadata{}
 		return partial, partial.ObjectMeta.Unmarshal(metadata)
 	}
@@ -208,20 +201,6 @@ func partialOf(f *frame.Frame) (*metav1.PartialObjectMetadata, error) {
 		return nil, err
 	}
 	return meta.AsPartialObjectMetadata(m), nil
-}
-
-// protobufMetadata returns the metadata of an object that is kept in protobuf, where it
-// stands in one piece.
-func protobufMetadata(f *frame.Frame) ([]byte, bool) {
-	object, format := f.Body()
-	if format != wire.Protobuf {
-		return nil, false
-	}
-	body, ok := wire.ProtobufBody(object)
-	if !ok {
-		return nil, false
-	}
-	return wire.ProtobufMetadata(body)
 }
 
 // rows returns the objects as rows of a Table with the given columns; see asTable in

@@ -223,11 +223,16 @@ func JSONTypePrefix(apiVersion, kind string) []byte {
 	return []byte(`{"kind":"` + kind + `","apiVersion":"` + apiVersion + `",`)
 }
 
-// ProtobufBody returns the message in an object or list encoded for a stream of its own.
-// It is false also for one that is not complete.
-func ProtobufBody(object []byte) ([]byte, bool) {
+// ProtobufTail is how many bytes stand behind the message in an object or list that is
+// encoded for a stream of its own.
+const ProtobufTail = 4
+
+// ProtobufBody tells where the message begins in an object or list encoded for a stream of
+// its own; it ends ProtobufTail before the end. It is false also for one that is not
+// complete.
+func ProtobufBody(object []byte) (start int, ok bool) {
 	_, raw, ok := cutUnknown(object)
-	return raw, ok
+	return len(object) - ProtobufTail - len(raw), ok
 }
 
 // ProtobufMetadata returns the metadata in the message of an object, itself a message.

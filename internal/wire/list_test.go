@@ -93,11 +93,12 @@ func TestSplice(t *testing.T) {
 				t.Fatal(err)
 			}
 			lines = append(lines, bytes.TrimPrefix(alone, []byte("i:\n")))
-			body, ok := wire.ProtobufBody(encodeAs(t, runtime.ContentTypeProtobuf, &list.Items[i]))
+			alone = encodeAs(t, runtime.ContentTypeProtobuf, &list.Items[i])
+			start, ok := wire.ProtobufBody(alone)
 			if !ok {
 				t.Fatal("an item has no message")
 			}
-			messages = append(messages, body)
+			messages = append(messages, alone[start:len(alone)-wire.ProtobufTail])
 		}
 		indent := func(object runtime.Object) []byte {
 			var out bytes.Buffer
