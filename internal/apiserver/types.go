@@ -38,6 +38,19 @@ var schemes = []struct {
 	{aggregatorscheme.Scheme, aggregatorscheme.Codecs},
 }
 
+// builtIn makes empty objects of the built-in types of all servers.
+type builtIn struct{}
+
+// New implements runtime.ObjectCreater.
+func (builtIn) New(kind schema.GroupVersionKind) (runtime.Object, error) {
+	for _, s := range schemes {
+		if s.Recognizes(kind) {
+			return s.New(kind)
+		}
+	}
+	return nil, runtime.NewNotRegisteredErrForKind("built-in", kind)
+}
+
 // types is what liststream asks of the assembled servers.
 type types struct {
 	caches  *watchcache.Caches

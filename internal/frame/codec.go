@@ -22,8 +22,8 @@ import (
 // field has it: field names have no space.
 const uidField = "metadata uid"
 
-// Config says how the frames of one resource are made. All fields but KeepUIDs are
-// required.
+// Config says how the frames of one resource are made. All fields but Types and
+// KeepUIDs are required.
 type Config struct {
 	// Codec is the resource's storage codec.
 	Codec runtime.Codec
@@ -35,6 +35,10 @@ type Config struct {
 	Versioner storage.Versioner
 	// Store keeps derived encodings.
 	Store *Store
+	// Types makes empty objects of the versions that are stored in protobuf. With it, JSON
+	// in that version is made without converting the object to the type that Codec decodes
+	// to and back, and without defaulting it once more. Optional.
+	Types runtime.ObjectCreater
 	// KeepUIDs makes Frame.Identity work.
 	KeepUIDs bool
 }

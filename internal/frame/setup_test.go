@@ -73,6 +73,7 @@ func (r resource) storageCodec(t testing.TB) runtime.Codec {
 func (r resource) codec(t testing.TB, budget int64) (*Codec, *ledger.Ledger) {
 	l := &ledger.Ledger{}
 	return NewCodec(Config{
+		Types: legacyscheme.Scheme,
 		Codec: r.storageCodec(t),
 		NewFunc: func() runtime.Object {
 			obj, err := legacyscheme.Scheme.New(schema.GroupVersionKind{Group: r.stored.Group, Version: runtime.APIVersionInternal, Kind: r.stored.Kind})

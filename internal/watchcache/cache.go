@@ -87,6 +87,8 @@ type Config struct {
 	Clock clock.WithTickerAndDelayedExecution
 	// Store keeps the derived encodings, of all resources together.
 	Store *frame.Store
+	// Types makes empty objects of stored versions; see frame.Config. Optional.
+	Types runtime.ObjectCreater
 	// DecodeInitial sends the initial events as decoded objects, because the resource's
 	// REST storage changes what it reads on the way to the client.
 	DecodeInitial bool
@@ -159,6 +161,7 @@ func New(cfg Config) (*Cache, error) {
 			Attrs:     cfg.GetAttrs,
 			Versioner: cfg.Versioner,
 			Store:     cfg.Store,
+			Types:     cfg.Types,
 			KeepUIDs:  utilfeature.DefaultFeatureGate.Enabled(features.ShardedListAndWatch),
 		}),
 		progress: progress.NewConditionalProgressRequester(cfg.Storage.RequestWatchProgress, cfg.Clock, outgoing),

@@ -34,6 +34,7 @@ type Caches struct {
 	// bounded says that a list for which the cache is too late fails, with an error that
 	// asks to come back, and is not sent to etcd.
 	bounded bool
+	types   runtime.ObjectCreater
 	store   *frame.Store
 
 	mu sync.Mutex
@@ -44,9 +45,11 @@ type Caches struct {
 
 // NewCaches returns an empty set. With bounded, a list never goes to etcd because the cache
 // is behind: it waits, and then fails with an error that asks the client to come back.
-func NewCaches(bounded bool) *Caches {
+// types makes empty objects of the built-in types.
+func NewCaches(bounded bool, types runtime.ObjectCreater) *Caches {
 	return &Caches{
 		bounded: bounded,
+		types:   types,
 		store:   frame.NewStore(frame.DefaultBudget, ledger.Process),
 		of:      map[schema.GroupResource][]*Cache{},
 	}
@@ -111,6 +114,7 @@ func (s *Caches) Decorator() generic.StorageDecorator {
 			NewListFunc:    newListFunc,
 			Codec:          config.Codec,
 			Store:          s.store,
+			Types:          s.types,
 			DecodeInitial:  decoratedOnRead[config.GroupResource],
 			Bounded:        s.bounded,
 		})
