@@ -56,7 +56,7 @@ func plug(ctx context.Context, config *app.Config) {
 	}
 	registerMetrics()
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
-	caches := watchcache.NewCaches(streaming, builtIn{})
+	caches := watchcache.NewCaches(watchcache.Options{Bounded: streaming, Types: builtIn{}, Decorated: decorated})
 	go pacer.Run(ctx, ledger.Process)
 	for _, getter := range []*generic.RESTOptionsGetter{
 		&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,

@@ -22,8 +22,8 @@ import (
 // field has it: field names have no space.
 const uidField = "metadata uid"
 
-// Config says how the frames of one resource are made. All fields but Types and
-// KeepUIDs are required.
+// Config says how the frames of one resource are made. Fields without a remark
+// are required.
 type Config struct {
 	// Codec is the resource's storage codec.
 	Codec runtime.Codec
@@ -39,6 +39,9 @@ type Config struct {
 	// in that version is made without converting the object to the type that Codec decodes
 	// to and back, and without defaulting it once more. Optional.
 	Types runtime.ObjectCreater
+	// Decorated tells whether the resource's REST storage changes an object, which is read
+	// only, on its way from storage to clients. Optional: none.
+	Decorated func(runtime.Object) bool
 	// KeepUIDs makes Frame.Identity work.
 	KeepUIDs bool
 }
@@ -99,12 +102,13 @@ func (c *Codec) Encode(key string, obj runtime.Object) (*Frame, error) {
 	}
 	format, typ := identify(buf.Bytes())
 	return &Frame{
-		codec:   c,
-		typ:     c.intern(typ),
-		key:     key,
-		rev:     rev,
-		attrs:   pack(l, f, &c.names),
-		primary: enclose(format, buf.Bytes()),
+		codec:     c,
+		typ:       c.intern(typ),
+		key:       key,
+		rev:       rev,
+		attrs:     pack(l, f, &c.names),
+		primary:   enclose(format, buf.Bytes()),
+		decorated: c.cfg.Decorated != nil && c.cfg.Decorated(obj),
 	}, nil
 }
 

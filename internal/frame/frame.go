@@ -31,6 +31,8 @@ type Frame struct {
 	rev uint64
 	attrs
 	primary encoded
+	// decorated: see Config.Decorated.
+	decorated bool
 	// derived is the list of the frame's other encodings; see Store.
 	derived atomic.Pointer[derived]
 }
@@ -121,6 +123,10 @@ func (f *Frame) Key() string { return f.key }
 
 // Revision returns the resourceVersion that the encoded object bears.
 func (f *Frame) Revision() uint64 { return f.rev }
+
+// Decorated tells whether the resource's REST storage changes the object on its way from
+// storage to clients, which it can do to the decoded object only.
+func (f *Frame) Decorated() bool { return f.decorated }
 
 // Labels returns a view of the object's labels.
 func (f *Frame) Labels() *Labels { return (*Labels)(f) }

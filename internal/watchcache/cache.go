@@ -89,9 +89,10 @@ type Config struct {
 	Store *frame.Store
 	// Types makes empty objects of stored versions; see frame.Config. Optional.
 	Types runtime.ObjectCreater
-	// DecodeInitial sends the initial events as decoded objects, because the resource's
-	// REST storage changes what it reads on the way to the client.
-	DecodeInitial bool
+	// Decorated tells whether the resource's REST storage changes an object on its way to
+	// clients; see frame.Config. Lists and initial events have such objects decoded.
+	// Optional.
+	Decorated func(runtime.Object) bool
 	// Bounded fails lists for which the cache is too late, instead of sending them to etcd.
 	Bounded bool
 }
@@ -162,6 +163,7 @@ func New(cfg Config) (*Cache, error) {
 			Versioner: cfg.Versioner,
 			Store:     cfg.Store,
 			Types:     cfg.Types,
+			Decorated: cfg.Decorated,
 			KeepUIDs:  utilfeature.DefaultFeatureGate.Enabled(features.ShardedListAndWatch),
 		}),
 		progress: progress.NewConditionalProgressRequester(cfg.Storage.RequestWatchProgress, cfg.Clock, outgoing),

@@ -20,38 +20,37 @@ import (
 	"github.com/weir-project/weir/internal/ledger"
 )
 
-// decoratedOnRead are the resources whose REST storage changes objects on their way
-// from storage to the client (generic registry Store.Decorator), which it can do to
-// decoded objects only. Live events pass it undecorated with upstream too.
-var decoratedOnRead = map[schema.GroupResource]bool{
-	{Resource: "services"}:               true,
-	{Resource: "persistentvolumeclaims"}: true,
+// Options say what the caches of a server have in common.
+type Options struct {
+	// Bounded keeps lists away from etcd for which the cache is too late: they wait, and
+	// then fail with an error that asks the client to come back.
+	Bounded bool
+	// Types makes empty objects of the built-in types.
+	Types runtime.ObjectCreater
+	// Decorated has the resources whose REST storage changes objects on their way from
+	// storage to clients (generic registry Store.Decorator), and tells of an object whether
+	// it does.
+	Decorated map[schema.GroupResource]func(runtime.Object) bool
 }
 
 // Caches are the caches of one server, by resource. They share the budget for derived
 // encodings.
 type Caches struct {
-	// bounded says that a list for which the cache is too late fails, with an error that
-	// asks to come back, and is not sent to etcd.
-	bounded bool
-	types   runtime.ObjectCreater
-	store   *frame.Store
+	opts  Options
+	store *frame.Store
 
 	mu sync.Mutex
-	// of has the cache of each resource: the first that was started of those that run, since
-	// a custom resource has one for each version.
+	// of has the caches of each resource that run: a custom resource has one for each
+	// version.
 	of map[schema.GroupResource][]*Cache
 }
 
-// NewCaches returns an empty set. With bounded, a list never goes to etcd because the cache
-// is behind: it waits, and then fails with an error that asks the client to come back.
-// types makes empty objects of the built-in types.
-func NewCaches(bounded bool, types runtime.ObjectCreater) *Caches {
+// NewCaches returns an empty set.
+func NewCaches(opts Options) *Caches {
 	return &Caches{
-		bounded: bounded,
-		types:   types,
-		store:   frame.NewStore(frame.DefaultBudget, ledger.Process),
-		of:      map[schema.GroupResource][]*Cache{},
+		opts:  opts,
+		store: frame.NewStore(frame.DefaultBudget, ledger.Process),
+		of:    map[schema.GroupResource][]*Cache{},
 	}
 }
 
@@ -114,9 +113,9 @@ func (s *Caches) Decorator() generic.StorageDecorator {
 			NewListFunc:    newListFunc,
 			Codec:          config.Codec,
 			Store:          s.store,
-			Types:          s.types,
-			DecodeInitial:  decoratedOnRead[config.GroupResource],
-			Bounded:        s.bounded,
+			Types:          s.opts.Types,
+			Decorated:      s.opts.Decorated[config.GroupResource],
+			Bounded:        s.opts.Bounded,
 		})
 		if err != nil {
 			destroy()

@@ -289,7 +289,7 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 		}
 		return err
 	}}
-	if !c.cfg.DecodeInitial && liststream.From(ctx).Take(c.cfg.GroupResource, plan) {
+	if sel.view.decorated == 0 && liststream.From(ctx).Take(c.cfg.GroupResource, plan) {
 		// The objects go to the connection as they are; the list gets its metadata only. Where
 		// it ends matters if it has a limit.
 		items.Set(reflect.MakeSlice(items.Type(), 0, 0))

@@ -20,8 +20,10 @@ type view struct {
 	objects snapshot.View[*frame.Frame]
 	// byIndex has, for each of state.indexes, the same objects under indexKey.
 	byIndex []snapshot.View[*frame.Frame]
-	// bytes is the size of all objects.
-	bytes int64
+	// bytes is the size of all objects, decorated the number of those that REST storage
+	// changes on their way to clients.
+	bytes     int64
+	decorated int
 }
 
 // state is the resource as far as it has been followed. It has one writer, the
@@ -29,7 +31,9 @@ type view struct {
 type state struct {
 	objects *snapshot.Map[*frame.Frame]
 	indexes []index
-	bytes   int64
+	// bytes and decorated are as in view.
+	bytes     int64
+	decorated int
 }
 
 // index orders objects by the value of a label or field.
@@ -67,9 +71,9 @@ func newState(names []string) *state {
 
 func (s *state) set(f *frame.Frame) {
 	prev, existed := s.objects.Set(f.Key(), f)
-	s.book(f.Size())
+	s.count(f, 1)
 	if existed {
-		s.book(-prev.Size())
+		s.count(prev, -1)
 	}
 	for _, i := range s.indexes {
 		if existed {
@@ -86,9 +90,17 @@ func (s *state) delete(key string) {
 	if !existed {
 		return
 	}
-	s.book(-prev.Size())
+	s.count(prev, -1)
 	for _, i := range s.indexes {
 		i.objects.Delete(indexKey(i.value(prev), key))
+	}
+}
+
+// count takes an object in (sign 1) or out (-1).
+func (s *state) count(f *frame.Frame, sign int) {
+	s.book(int64(sign) * f.Size())
+	if f.Decorated() {
+		s.decorated += sign
 	}
 }
 
@@ -101,7 +113,7 @@ func (s *state) book(n int64) {
 func (s *state) release() { s.book(-s.bytes) }
 
 func (s *state) freeze(rev uint64) view {
-	v := view{rev: rev, objects: s.objects.Freeze(), bytes: s.bytes}
+	v := view{rev: rev, objects: s.objects.Freeze(), bytes: s.bytes, decorated: s.decorated}
 	if len(s.indexes) > 0 {
 		v.byIndex = make([]snapshot.View[*frame.Frame], len(s.indexes))
 		for n, i := range s.indexes {

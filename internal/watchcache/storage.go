@@ -68,9 +68,12 @@ func (c *Cache) Peek(name string) *frame.Frame {
 	return f
 }
 
-// Streams tells whether objects go to clients as they are kept: lists, if asked for in
+// Streams tells whether objects now go to clients as they are kept: lists, if asked for in
 // place, and the events of watches. If not, each request decodes what it returns.
-func (c *Cache) Streams() bool { return !c.cfg.DecodeInitial }
+func (c *Cache) Streams() bool {
+	_, _, v, err := c.current()
+	return err == nil && v.decorated == 0
+}
 
 // Answers tells whether the cache answers a list with such options now, or has to send it
 // to etcd. It is false for options that are not valid.

@@ -1,7 +1,7 @@
 // Copyright The weir Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package watchcache
+package apiserver
 
 import (
 	"go/ast"
@@ -15,9 +15,9 @@ import (
 	"testing"
 )
 
-// TestDecoratedOnRead holds decoratedOnRead against upstream's registries: whoever
+// TestDecorated holds decorated against upstream's registries: whoever
 // assigns a Decorator to its store changes what it reads.
-func TestDecoratedOnRead(t *testing.T) {
+func TestDecorated(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes").Output()
 	if err != nil {
 		t.Fatalf("looking for the source of k8s.io/kubernetes: %v", err)
@@ -56,12 +56,12 @@ func TestDecoratedOnRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ours []string
-	for resource := range decoratedOnRead {
+	for resource := range decorated {
 		ours = append(ours, resource.Resource)
 	}
 	slices.Sort(ours)
 	slices.Sort(upstream)
 	if !slices.Equal(ours, upstream) {
-		t.Errorf("decoratedOnRead has %v, upstream decorates %v", ours, upstream)
+		t.Errorf("decorated has %v, upstream decorates %v", ours, upstream)
 	}
 }
