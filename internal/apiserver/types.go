@@ -23,6 +23,7 @@ import (
 	printersinternal "k8s.io/kubernetes/pkg/printers/internalversion"
 	printerstorage "k8s.io/kubernetes/pkg/printers/storage"
 
+	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/liststream"
 	"github.com/weir-project/weir/internal/watchcache"
 	"github.com/weir-project/weir/internal/wire"
@@ -38,14 +39,28 @@ var schemes = []struct {
 	{aggregatorscheme.Scheme, aggregatorscheme.Codecs},
 }
 
-// builtIn makes empty objects of the built-in types of all servers.
+// builtIn knows the built-in types of all servers.
 type builtIn struct{}
 
-// New implements runtime.ObjectCreater.
+var _ frame.Types = builtIn{}
+
+// New implements frame.Types.
 func (builtIn) New(kind schema.GroupVersionKind) (runtime.Object, error) {
 	for _, s := range schemes {
 		if s.Recognizes(kind) {
 			return s.New(kind)
+		}
+	}
+	return nil, runtime.NewNotRegisteredErrForKind("built-in", kind)
+}
+
+// Internal implements frame.Types.
+func (builtIn) Internal(obj runtime.Object) (runtime.Object, error) {
+	kind := obj.GetObjectKind().GroupVersionKind()
+	for _, s := range schemes {
+		if s.Recognizes(kind) {
+			s.Default(obj)
+			return s.UnsafeConvertToVersion(obj, schema.GroupVersion{Group: kind.Group, Version: runtime.APIVersionInternal})
 		}
 	}
 	return nil, runtime.NewNotRegisteredErrForKind("built-in", kind)

@@ -8,11 +8,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/storage"
 
 	"github.com/weir-project/weir/internal/wire"
@@ -35,15 +37,22 @@ type Config struct {
 	Versioner storage.Versioner
 	// Store keeps derived encodings.
 	Store *Store
-	// Types makes empty objects of the versions that are stored in protobuf. With it, JSON
-	// in that version is made without converting the object to the type that Codec decodes
-	// to and back, and without defaulting it once more. Optional.
-	Types runtime.ObjectCreater
+	// Types knows the built-in types. With it, what is kept in protobuf is decoded without
+	// the copy that Codec makes of it first. Optional.
+	Types Types
 	// Decorated tells whether the resource's REST storage changes an object, which is read
 	// only, on its way from storage to clients. Optional: none.
 	Decorated func(runtime.Object) bool
 	// KeepUIDs makes Frame.Identity work.
 	KeepUIDs bool
+}
+
+// Types knows built-in types.
+type Types interface {
+	// New returns an empty object of a kind.
+	New(kind schema.GroupVersionKind) (runtime.Object, error)
+	// Internal returns obj, which may be changed, defaulted and in the internal version.
+	Internal(obj runtime.Object) (runtime.Object, error)
 }
 
 // Codec makes the frames of one resource. It may be used by any number of goroutines.
@@ -54,6 +63,8 @@ type Codec struct {
 	// custom says that objects are unstructured: the storage codec then decodes to the
 	// served version and encodes to the stored one, but what is sent is the served one.
 	custom bool
+	// decoded is the type that the storage codec decodes to.
+	decoded reflect.Type
 
 	mu    sync.Mutex
 	types map[typeMeta]*typeMeta
@@ -61,8 +72,9 @@ type Codec struct {
 
 // NewCodec returns a Codec.
 func NewCodec(cfg Config) *Codec {
-	_, custom := cfg.NewFunc().(runtime.Unstructured)
-	return &Codec{cfg: cfg, store: cfg.Store, custom: custom, types: map[typeMeta]*typeMeta{}}
+	obj := cfg.NewFunc()
+	_, custom := obj.(runtime.Unstructured)
+	return &Codec{cfg: cfg, store: cfg.Store, custom: custom, decoded: reflect.TypeOf(obj), types: map[typeMeta]*typeMeta{}}
 }
 
 // Encode makes a frame of an object that lies under key. The object is read only,

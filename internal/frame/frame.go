@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"sync"
 	"sync/atomic"
 
@@ -157,11 +158,38 @@ func (f *Frame) Identity() *metav1.PartialObjectMetadata {
 // Decode returns the object as the storage codec decodes it: a new one, the
 // caller's own.
 func (f *Frame) Decode() (runtime.Object, error) {
-	obj, err := f.codec.decode(f.primary.object())
+	obj, err := f.decodeMessage()
+	if err == nil && (obj == nil || reflect.TypeOf(obj) != f.codec.decoded) {
+		obj, err = f.codec.decode(f.primary.object())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("decoding the cached %s at revision %d: %w", f.key, f.rev, err)
 	}
 	return obj, nil
+}
+
+// decodeMessage does what the storage codec does, but for the copy that it makes of what
+// it decodes; nil if that is not possible.
+func (f *Frame) decodeMessage() (runtime.Object, error) {
+	types := f.codec.cfg.Types
+	body, ok := f.primary.body()
+	if !ok || types == nil {
+		return nil, nil
+	}
+	kind := schema.FromAPIVersionAndKind(f.typ.apiVersion, f.typ.kind)
+	obj, err := types.New(kind)
+	if err != nil {
+		return nil, nil
+	}
+	message, ok := obj.(interface{ Unmarshal([]byte) error })
+	if !ok {
+		return nil, nil
+	}
+	if err := message.Unmarshal(body); err != nil {
+		return nil, err
+	}
+	obj.GetObjectKind().SetGroupVersionKind(kind)
+	return types.Internal(obj)
 }
 
 // Kind returns the kind that the primary encoding names.
@@ -200,7 +228,7 @@ func (f *Frame) as(format wire.Format, apiVersion string, encoder runtime.Encode
 		return encoded{}, fmt.Errorf("there is no encoder of %s into %s %s", f.key, format, apiVersion)
 	}
 	return f.codec.store.get(f, encoding{id: encoder.Identifier(), envelope: format}, func() (encoded, error) {
-		return f.build(format, apiVersion, encoder.Encode)
+		return f.build(format, encoder.Encode)
 	})
 }
 
@@ -239,7 +267,7 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 		return f.encode(encode, w)
 	case v.envelope == wire.Other:
 		e, err := f.codec.store.get(f, encoding{id, wire.Other, v.table}, func() (encoded, error) {
-			return f.build(wire.Other, "", encode)
+			return f.build(wire.Other, encode)
 		})
 		if err != nil {
 			return err
@@ -264,40 +292,9 @@ func (f *Frame) encode(encode func(runtime.Object, io.Writer) error, w io.Writer
 	return encode(obj, w)
 }
 
-// build keeps what encode makes of the decoded object. apiVersion is the version that
-// encode encodes into, "" if it does something else with the object.
-func (f *Frame) build(format wire.Format, apiVersion string, encode func(runtime.Object, io.Writer) error) (encoded, error) {
-	return f.gather(format, func(w io.Writer) error {
-		obj, err := f.decodeFor(apiVersion)
-		if err != nil {
-			return err
-		}
-		return encode(obj, w)
-	})
-}
-
-// decodeFor returns the object, a new one, to be encoded into an API version: in that
-// version already if that saves the way over the internal one.
-func (f *Frame) decodeFor(apiVersion string) (runtime.Object, error) {
-	types := f.codec.cfg.Types
-	body, ok := f.primary.body()
-	if !ok || types == nil || apiVersion != f.typ.apiVersion {
-		return f.Decode()
-	}
-	kind := schema.FromAPIVersionAndKind(f.typ.apiVersion, f.typ.kind)
-	obj, err := types.New(kind)
-	if err != nil {
-		return f.Decode()
-	}
-	message, ok := obj.(interface{ Unmarshal([]byte) error })
-	if !ok {
-		return f.Decode()
-	}
-	if err := message.Unmarshal(body); err != nil {
-		return nil, fmt.Errorf("decoding the cached %s at revision %d: %w", f.key, f.rev, err)
-	}
-	obj.GetObjectKind().SetGroupVersionKind(kind)
-	return obj, nil
+// build keeps what encode makes of the decoded object.
+func (f *Frame) build(format wire.Format, encode func(runtime.Object, io.Writer) error) (encoded, error) {
+	return f.gather(format, func(w io.Writer) error { return f.encode(encode, w) })
 }
 
 // gather keeps what write writes.
@@ -327,7 +324,7 @@ func (f *Frame) buildObject(v *variant, encodeEvent func(runtime.Object, io.Writ
 	if probe.id != v.object {
 		return encoded{}, fmt.Errorf("encoding %s: the watch encoder names its object encoding %q in the event and %q when asked", f.key, v.object, probe.id)
 	}
-	return f.build(v.envelope, v.apiVersion, probe.encode)
+	return f.build(v.envelope, probe.encode)
 }
 
 // probe is a CacheableObject that only remembers how it was asked to be encoded.

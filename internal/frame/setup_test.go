@@ -43,6 +43,13 @@ func random(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
+type legacyTypes struct{ *runtime.Scheme }
+
+func (t legacyTypes) Internal(obj runtime.Object) (runtime.Object, error) {
+	t.Default(obj)
+	return t.UnsafeConvertToVersion(obj, schema.GroupVersion{Group: obj.GetObjectKind().GroupVersionKind().Group, Version: runtime.APIVersionInternal})
+}
+
 // resource is what the tests know of a resource.
 type resource struct {
 	// stored is the version that objects are stored in, served the one that they are
@@ -73,7 +80,7 @@ func (r resource) storageCodec(t testing.TB) runtime.Codec {
 func (r resource) codec(t testing.TB, budget int64) (*Codec, *ledger.Ledger) {
 	l := &ledger.Ledger{}
 	return NewCodec(Config{
-		Types: legacyscheme.Scheme,
+		Types: legacyTypes{legacyscheme.Scheme},
 		Codec: r.storageCodec(t),
 		NewFunc: func() runtime.Object {
 			obj, err := legacyscheme.Scheme.New(schema.GroupVersionKind{Group: r.stored.Group, Version: runtime.APIVersionInternal, Kind: r.stored.Kind})

@@ -4,11 +4,13 @@
 package liststream
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"reflect"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metainternalversionscheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
@@ -81,7 +83,7 @@ func (e encoding) marshal(v any, w io.Writer) error {
 	var err error
 	switch e {
 	case inJSON:
-		data, err = json.Marshal(v)
+		return json.NewEncoder(trimmed{w}).Encode(v) // spares the copy that json.Marshal returns
 	case inCBOR:
 		data, err = direct.Marshal(v)
 	case inProtobuf:
@@ -96,6 +98,15 @@ func (e encoding) marshal(v any, w io.Writer) error {
 	}
 	_, err = w.Write(data)
 	return err
+}
+
+// trimmed is a writer without the newline that a json.Encoder ends with. Each Write has to
+// be one value.
+type trimmed struct{ io.Writer }
+
+func (t trimmed) Write(p []byte) (int, error) {
+	_, err := t.Writer.Write(bytes.TrimSuffix(p, []byte("\n")))
+	return len(p), err
 }
 
 // objects returns the objects themselves in an API version.
@@ -203,6 +214,9 @@ func partialOf(f *frame.Frame) (*metav1.PartialObjectMetadata, error) {
 	return meta.AsPartialObjectMetadata(m), nil
 }
 
+// inner has buffers for the object in a row.
+var inner = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
 // rows returns the objects as rows of a Table with the given columns; see asTable in
 // k8s.io/apiserver/pkg/endpoints/handlers/response.go.
 func (a *Answer) rows(e encoding, version schema.GroupVersion, columns []metav1.TableColumnDefinition) (itemFunc, error) {
@@ -252,6 +266,16 @@ func (a *Answer) rows(e encoding, version schema.GroupVersion, columns []metav1.
 		}
 		if err != nil {
 			return err
+		}
+		if e == inJSON && row.Object.Object != nil {
+			// Left to itself, RawExtension encodes its object into memory of its own.
+			buf := inner.Get().(*bytes.Buffer)
+			defer inner.Put(buf)
+			buf.Reset()
+			if err := e.marshal(row.Object.Object, buf); err != nil {
+				return err
+			}
+			row.Object = runtime.RawExtension{Raw: buf.Bytes()}
 		}
 		return e.marshal(row, w)
 	}), nil

@@ -87,8 +87,8 @@ type Config struct {
 	Clock clock.WithTickerAndDelayedExecution
 	// Store keeps the derived encodings, of all resources together.
 	Store *frame.Store
-	// Types makes empty objects of stored versions; see frame.Config. Optional.
-	Types runtime.ObjectCreater
+	// Types knows the built-in types; see frame.Config. Optional.
+	Types frame.Types
 	// Decorated tells whether the resource's REST storage changes an object on its way to
 	// clients; see frame.Config. Lists and initial events have such objects decoded.
 	// Optional.

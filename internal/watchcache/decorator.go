@@ -25,8 +25,8 @@ type Options struct {
 	// Bounded keeps lists away from etcd for which the cache is too late: they wait, and
 	// then fail with an error that asks the client to come back.
 	Bounded bool
-	// Types makes empty objects of the built-in types.
-	Types runtime.ObjectCreater
+	// Types knows the built-in types.
+	Types frame.Types
 	// Decorated has the resources whose REST storage changes objects on their way from
 	// storage to clients (generic registry Store.Decorator), and tells of an object whether
 	// it does.

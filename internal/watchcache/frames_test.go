@@ -183,7 +183,6 @@ func (k kind) codec(t testing.TB) *frame.Codec {
 	}
 	hub := schema.GroupVersion{Group: k.stored.Group, Version: runtime.APIVersionInternal}
 	return frame.NewCodec(frame.Config{
-		Types: legacyscheme.Scheme,
 		Codec: legacyscheme.Codecs.CodecForVersions(info.Serializer, legacyscheme.Codecs.UniversalDeserializer(), k.stored.GroupVersion(), hub),
 		NewFunc: func() runtime.Object {
 			obj, err := legacyscheme.Scheme.New(hub.WithKind(k.stored.Kind))
