@@ -25,7 +25,7 @@ const (
 	idle = 15 * time.Second
 	// fresh is how long a perishable encoding is handed out: what it says is given in
 	// seconds.
-	fresh = time.Second
+	fresh = 2 * time.Second
 	// briefly is the part of the budget for perishable encodings. Nobody comes back for
 	// them: they are for those who read the same objects at the same time, and who are no
 	// further apart than this.
