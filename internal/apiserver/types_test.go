@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/api/apitesting/fuzzer"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -117,6 +118,19 @@ func compareFrames(t *testing.T, what string, got, want *frame.Frame, version st
 	}
 	if diff := cmp.Diff(w, g, cmp.Exporter(func(reflect.Type) bool { return true })); diff != "" {
 		t.Errorf("%s decoded (-with the storage codec +without):\n%.2000s", what, diff)
+	}
+	if stored, ok := got.Metadata(); ok {
+		var metadata metav1.ObjectMeta
+		if err := metadata.Unmarshal(stored); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		decoded, err := meta.Accessor(w)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if diff := cmp.Diff(meta.AsPartialObjectMetadata(decoded).ObjectMeta, metadata); diff != "" {
+			t.Errorf("%s: metadata (-decoded +cut out):\n%.2000s", what, diff)
+		}
 	}
 	j, err := got.As(wire.JSON, version, encoder)
 	if err != nil {

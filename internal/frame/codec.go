@@ -113,7 +113,7 @@ func (c *Codec) Encode(key string, obj runtime.Object) (*Frame, error) {
 		return nil, fmt.Errorf("encoding %s: %w", key, err)
 	}
 	format, typ := identify(buf.Bytes())
-	return &Frame{
+	frame := &Frame{
 		codec:     c,
 		typ:       c.intern(typ),
 		key:       key,
@@ -121,7 +121,9 @@ func (c *Codec) Encode(key string, obj runtime.Object) (*Frame, error) {
 		attrs:     pack(l, f, &c.names),
 		primary:   enclose(format, buf.Bytes()),
 		decorated: c.cfg.Decorated != nil && c.cfg.Decorated(obj),
-	}, nil
+	}
+	frame.ownMetadata = frame.hasOwnMetadata(obj)
+	return frame, nil
 }
 
 func (c *Codec) decode(data []byte) (runtime.Object, error) {

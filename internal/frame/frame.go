@@ -34,6 +34,10 @@ type Frame struct {
 	primary encoded
 	// decorated: see Config.Decorated.
 	decorated bool
+	// ownMetadata says that the metadata in the primary encoding are those of the object:
+	// conversion to the stored version may add annotations, which whoever reads the object
+	// in another form does not see.
+	ownMetadata bool
 	// derived is the list of the frame's other encodings; see Store.
 	derived atomic.Pointer[derived]
 }
@@ -232,14 +236,36 @@ func (f *Frame) as(format wire.Format, apiVersion string, encoder runtime.Encode
 	})
 }
 
-// Metadata returns the object's metadata as a protobuf message, if the object is kept as
-// one. The caller must not change the bytes.
+// Metadata returns the object's metadata as a protobuf message, if they stand in what is
+// kept as they are. The caller must not change the bytes.
 func (f *Frame) Metadata() ([]byte, bool) {
+	if !f.ownMetadata {
+		return nil, false
+	}
+	return f.storedMetadata()
+}
+
+func (f *Frame) storedMetadata() ([]byte, bool) {
 	body, ok := f.primary.body()
 	if !ok {
 		return nil, false
 	}
 	return wire.ProtobufMetadata(body)
+}
+
+// hasOwnMetadata compares the size of the metadata in the primary encoding with that of
+// the object's: whatever a conversion adds or takes away shows in it.
+func (f *Frame) hasOwnMetadata(obj runtime.Object) bool {
+	stored, ok := f.storedMetadata()
+	if !ok {
+		return false
+	}
+	accessor, ok := obj.(metav1.ObjectMetaAccessor)
+	if !ok {
+		return false
+	}
+	own, ok := accessor.GetObjectMeta().(*metav1.ObjectMeta)
+	return ok && own.Size() == len(stored)
 }
 
 // Derive returns what build writes for the frame: made once for everybody who asks for

@@ -66,17 +66,14 @@ type List struct {
 func SplitList(format ListFormat, field string, list []byte) (*List, error) {
 	switch format {
 	case ListJSON:
-		return splitAt(format, list, `"`+field+`":[`, "]")
+		return splitAt(format, list, `"`+field+`":`, "[]", "null")
 	case ListPretty:
-		return splitAt(format, list, "\n  \""+field+`": [`, "]")
+		return splitAt(format, list, "\n  \""+field+`": `, "[]", "null")
 	case ListYAML:
-		// A key of the top level begins its line; the first line may be it.
-		if rest, ok := bytes.CutPrefix(list, []byte(field+": []\n")); ok {
-			return &List{format: format, head: list[:len(field)+1], tail: rest}, nil
-		}
-		l, err := splitAt(format, list, "\n"+field+":", " []\n")
+		// A key of the top level begins its line, which may be the first.
+		l, err := splitAt(format, append([]byte("\n"), list...), "\n"+field+":", " []\n", " null\n")
 		if err == nil {
-			l.tail = l.tail[len(" []\n"):]
+			l.head = l.head[1:]
 		}
 		return l, err
 	case ListProtobuf:
@@ -85,24 +82,30 @@ func SplitList(format ListFormat, field string, list []byte) (*List, error) {
 		if len(field) >= 24 {
 			return nil, ErrNotSpliced // its length would not fit the initial byte
 		}
-		l, err := splitAt(format, list, string(rune(0x40|len(field)))+field, "\x80")
-		if err == nil {
-			l.tail = l.tail[1:] // the head gets another array header
-		}
-		return l, err
+		return splitAt(format, list, string(rune(0x40|len(field)))+field, "\x80", "\xf6")
 	default:
 		return nil, ErrNotSpliced
 	}
 }
 
-// splitAt splits list between before and after, which must stand in it together once.
-func splitAt(format ListFormat, list []byte, before, after string) (*List, error) {
-	mark := []byte(before + after)
-	if bytes.Count(list, mark) != 1 {
+// splitAt takes list apart at the one place where key stands before one of the ways to
+// write that there are no items.
+func splitAt(format ListFormat, list []byte, key string, nothing ...string) (*List, error) {
+	var found *List
+	for _, n := range nothing {
+		before, after, ok := bytes.Cut(list, []byte(key+n))
+		if !ok {
+			continue
+		}
+		if found != nil || bytes.Contains(after, []byte(key+n)) {
+			return nil, ErrNotSpliced
+		}
+		found = &List{format: format, head: list[:len(before)+len(key)], tail: after}
+	}
+	if found == nil {
 		return nil, ErrNotSpliced
 	}
-	i := bytes.Index(list, mark) + len(before)
-	return &List{format: format, head: list[:i], tail: list[i:]}, nil
+	return found, nil
 }
 
 func splitProtobuf(list []byte) (*List, error) {
@@ -128,6 +131,8 @@ func splitProtobuf(list []byte) (*List, error) {
 // in protobuf only.
 func (l *List) Head(count, size int) []byte {
 	switch l.format {
+	case ListJSON, ListPretty:
+		return append(bytes.Clone(l.head), '[')
 	case ListYAML:
 		return append(bytes.Clone(l.head), '\n')
 	case ListProtobuf:
@@ -174,8 +179,10 @@ func (l *List) ItemSize(size int) int { return 1 + uvarintLen(uint64(size)) + si
 // Tail returns what stands after the items of a list that has any.
 func (l *List) Tail() []byte {
 	switch l.format {
+	case ListJSON:
+		return append([]byte("]"), l.tail...)
 	case ListPretty:
-		return append([]byte("\n  "), l.tail...)
+		return append([]byte("\n  ]"), l.tail...)
 	case ListProtobuf:
 		if l.itemTag == firstField {
 			return append(bytes.Clone(l.raw), unknownTail...)

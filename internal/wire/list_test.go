@@ -107,16 +107,24 @@ func TestSplice(t *testing.T) {
 			}
 			return out.Bytes()
 		}
+		none := list.DeepCopy() // upstream writes a slice that there is not as null
+		none.Items = nil
 		for name, c := range map[string]struct {
 			format      wire.ListFormat
 			empty, want []byte
 			items       [][]byte
 		}{
-			"JSON":     {wire.ListJSON, encodeAs(t, runtime.ContentTypeJSON, empty), encodeAs(t, runtime.ContentTypeJSON, list), plain},
-			"pretty":   {wire.ListPretty, indent(empty), indent(list), pretty},
-			"YAML":     {wire.ListYAML, encodeAs(t, runtime.ContentTypeYAML, empty), encodeAs(t, runtime.ContentTypeYAML, list), lines},
-			"protobuf": {wire.ListProtobuf, encodeAs(t, runtime.ContentTypeProtobuf, empty), encodeAs(t, runtime.ContentTypeProtobuf, list), messages},
+			"JSON":         {wire.ListJSON, encodeAs(t, runtime.ContentTypeJSON, empty), encodeAs(t, runtime.ContentTypeJSON, list), plain},
+			"JSON, null":   {wire.ListJSON, encodeAs(t, runtime.ContentTypeJSON, none), encodeAs(t, runtime.ContentTypeJSON, list), plain},
+			"pretty, null": {wire.ListPretty, indent(none), indent(list), pretty},
+			"YAML, null":   {wire.ListYAML, encodeAs(t, runtime.ContentTypeYAML, none), encodeAs(t, runtime.ContentTypeYAML, list), lines},
+			"pretty":       {wire.ListPretty, indent(empty), indent(list), pretty},
+			"YAML":         {wire.ListYAML, encodeAs(t, runtime.ContentTypeYAML, empty), encodeAs(t, runtime.ContentTypeYAML, list), lines},
+			"protobuf":     {wire.ListProtobuf, encodeAs(t, runtime.ContentTypeProtobuf, empty), encodeAs(t, runtime.ContentTypeProtobuf, list), messages},
 		} {
+			if len(list.Items) == 0 {
+				c.want = c.empty
+			}
 			if got := splice(t, c.format, "items", c.empty, c.items); !bytes.Equal(got, c.want) {
 				t.Errorf("%d items in %s: %d bytes, want %d", len(list.Items), name, len(got), len(c.want))
 			}
