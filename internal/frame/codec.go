@@ -127,6 +127,11 @@ func (c *Codec) Encode(key string, obj runtime.Object) (*Frame, error) {
 }
 
 func (c *Codec) decode(data []byte) (runtime.Object, error) {
+	if c.custom {
+		// What is kept has been defaulted and converted, in that order. The storage codec
+		// would default it in the served version, which upstream never does.
+		return runtime.Decode(unstructured.UnstructuredJSONScheme, data)
+	}
 	return runtime.Decode(c.cfg.Codec, data)
 }
 
