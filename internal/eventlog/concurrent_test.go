@@ -28,11 +28,12 @@ func (h *harness) cursor(rev uint64, key string) (*Cursor[string, event], error)
 // never is a revision that no test reaches.
 const never = 1 << 63
 
-// follow reads until the event of revision last has been seen, waiting for wake-ups
-// only. It returns the revisions read.
+// follow reads until the event of revision last has been seen, and is parked whenever it
+// has read everything. It returns the revisions read.
 func follow(ctx context.Context, c *Cursor[string, event], last uint64, batch int) ([]uint64, error) {
 	dst := make([]event, batch)
 	var seen []uint64
+	w := newWaiter()
 	for {
 		b, err := c.Next(dst)
 		if err != nil {
@@ -44,25 +45,27 @@ func follow(ctx context.Context, c *Cursor[string, event], last uint64, batch in
 		if len(seen) > 0 && seen[len(seen)-1] == last {
 			return seen, nil
 		}
-		if b.Wake == nil {
+		if !b.Drained || !c.Park(w) {
 			continue
 		}
 		select {
-		case <-b.Wake:
+		case <-w:
 		case <-ctx.Done():
+			c.Unpark()
 			return seen, fmt.Errorf("a wake-up was lost, or the test is stuck: the reader waits after %d events", len(seen))
 		}
 	}
 }
 
-// TestWakeUpsAreNotLost has readers that wait whenever they have read everything,
-// while the appender does not wait for them.
+// TestWakeUpsAreNotLost has readers that wait to be resumed whenever they have read
+// everything, while the appender does not wait for them.
 func TestWakeUpsAreNotLost(t *testing.T) {
 	const last = 20_000
 	keys := []string{"", "a", "b", "a", ""}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	h := newHarness(0, nil)
+	h.dispatched(t)
 	var readers sync.WaitGroup
 	for i, key := range keys {
 		c, err := h.cursor(0, key)
@@ -133,6 +136,7 @@ func TestNoSilentSkip(t *testing.T) {
 		c.MaxEvents = 50
 		c.Trimmed = nil
 	})
+	h.dispatched(t)
 	r, burst := random(t), 0
 	var told, read atomic.Int64
 	var readers sync.WaitGroup
@@ -199,6 +203,7 @@ func TestCloseEndsEveryReader(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	h := newHarness(7, nil)
+	h.dispatched(t)
 	h.append(event{rev: 8, size: 5, keys: []string{"a"}})
 	var readers sync.WaitGroup
 	waiting := make(chan struct{}, 20)
@@ -210,14 +215,22 @@ func TestCloseEndsEveryReader(t *testing.T) {
 		readers.Go(func() {
 			defer c.Close()
 			b, err := c.Next(make([]event, 1))
-			if err != nil || b.Wake == nil {
+			if err != nil || !b.Drained {
 				t.Errorf("Next with nothing to read: %+v, %v", b, err)
+			}
+			w := newWaiter()
+			if !c.Park(w) {
+				t.Error("a drained cursor cannot be parked")
 			}
 			waiting <- struct{}{}
 			select {
-			case <-b.Wake:
+			case <-w:
 			case <-ctx.Done():
-				t.Error("Close woke nobody")
+				t.Error("Close did not resume the reader")
+				c.Unpark()
+			}
+			if c.Park(w) || c.Unpark() {
+				t.Error("a cursor is parked in a closed log")
 			}
 			if _, err := c.Next(make([]event, 1)); !errors.Is(err, ErrClosed) {
 				t.Errorf("Next on a closed log: %v", err)

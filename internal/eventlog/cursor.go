@@ -5,17 +5,23 @@ package eventlog
 
 import "sort"
 
-// Cursor is one reader's position in a log. It belongs to one goroutine.
+// Cursor is one reader's position in a log. It belongs to one goroutine at a time, and
+// while it is parked to none.
 type Cursor[K comparable, E any] struct {
 	log   *Log[K, E]
-	chain *chain
+	chain *chain[K, E]
 	key   *K // nil: all events
 	// pos is the lowest position not yet considered: pos <= log.next. It is moved by
-	// Next under the log's read lock and by the log itself under its write lock.
+	// Next under the log's read lock and by the log itself under its write lock; while
+	// the cursor is parked, under the dispatcher's lock only.
 	pos uint64
 	// after is the revision that the reader started from: events up to it, which a
 	// reader that starts in the future will meet, are passed over.
 	after uint64
+	// reader is nil unless the cursor is parked: then chain.parked[slot] is the cursor,
+	// which is not in log.cursors. Both are guarded by the dispatcher's lock.
+	reader Parked[E]
+	slot   int
 }
 
 // Batch is the outcome of one Next.
@@ -25,14 +31,12 @@ type Batch struct {
 	// Complete is the revision up to which the reader has now been given everything. It
 	// may be below that of the last event read, if the next one has the same.
 	Complete uint64
-	// Wake is set when there was nothing (more) to read: it is closed when there may be.
-	Wake <-chan struct{}
+	// Drained says that nothing was left to read.
+	Drained bool
 }
 
-// Next copies the next events into dst, in order, and moves on past them. When
-// nothing is left after that, Batch.Wake is set; it was taken before the log was
-// seen to be drained, so that no event can come unnoticed in between. The error is
-// ErrTrimmed or ErrClosed.
+// Next copies the next events into dst, in order, and moves on past them. To wait for
+// more when nothing is left, Park. The error is ErrTrimmed or ErrClosed.
 func (c *Cursor[K, E]) Next(dst []E) (Batch, error) {
 	l := c.log
 	l.mu.RLock()
@@ -54,10 +58,7 @@ func (c *Cursor[K, E]) Next(dst []E) (Batch, error) {
 		b.Complete = l.at(seq).rev - 1
 	} else {
 		b.Complete = l.head
-		b.Wake = c.chain.wake
-		if !c.chain.waited.Load() { // reading a shared line is cheaper than writing it
-			c.chain.waited.Store(true)
-		}
+		b.Drained = true
 	}
 	b.Complete = max(b.Complete, c.after)
 	return b, nil
@@ -107,7 +108,8 @@ func (c *Cursor[K, E]) pendingLocked() (uint64, bool) {
 	return 0, false
 }
 
-// Close ends the reader's claim on the log. The cursor must not be used again.
+// Close ends the reader's claim on the log. The cursor must not be parked, nor be used
+// again but by an Unpark that comes late.
 func (c *Cursor[K, E]) Close() {
 	l := c.log
 	l.mu.Lock()

@@ -6,16 +6,21 @@
 //
 //	Append ──▶ [first … next)  bounded by bytes, number and age
 //	              ▲      ▲
-//	           cursor  cursor        position is the truth, a wake-up is a hint
+//	           cursor  Dispatch ──▶ parked cursors, which have read everything
 //
 // A reader is a Cursor: a position, no buffer. A slow reader therefore costs
 // nothing and slows nobody; it gets ErrTrimmed when the log no longer holds what
 // it has to read next, and never skips silently. Age alone never trims past a
 // cursor that is still reading; the bounds on bytes and on number do.
 //
+// A reader that has read everything parks its cursor and needs no goroutine to wait:
+// Dispatch hands each event to all that are parked, without blocking. Who cannot take
+// it is resumed, and reads on from its position. So it is slow readers that have
+// goroutines, and idle ones none.
+//
 // Readers that want only the events of one key follow that key's chain, an index
 // of positions that is kept for as long as somebody follows it, so that they
-// neither read nor wake up for anybody else's events.
+// neither read nor are handed anybody else's events.
 //
 // The package is generic and imports nothing of k8s.io.
 package eventlog

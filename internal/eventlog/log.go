@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"sort"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -64,18 +63,24 @@ type Log[K comparable, E any] struct {
 	// a reader that knows the state at floor or later can be served.
 	floor uint64
 	// head is the revision up to which the log is complete; floor <= head.
-	head    uint64
-	closed  bool
-	all     chain
-	chains  map[K]*chain
+	head   uint64
+	closed bool
+	all    chain[K, E]
+	chains map[K]*chain[K, E]
+	// cursors are those that are not parked; parked is the number of those that are.
 	cursors map[*Cursor[K, E]]struct{}
+	parked  int
 	// checked is when events were last dropped for their age.
 	checked time.Time
+
+	// bell, with room for one, is rung when Dispatch has to look at the log again.
+	bell       chan struct{}
+	dispatcher dispatcher[K, E]
 }
 
 // chain is the positions of one key's events, or (Log.all) of all of them, and the
-// bell of those who wait for the next.
-type chain struct {
+// parked cursors that are to get the next.
+type chain[K comparable, E any] struct {
 	// seqs are the positions of the key's events in from <= seq < Log.next, ascending.
 	// They are not kept for Log.all, where every position counts.
 	seqs []uint64
@@ -85,22 +90,10 @@ type chain struct {
 	// that event's revision. Revisions ascend, so a reader at pos < lost has lost an
 	// event exactly if it wants this one.
 	lost, lostRev uint64
-	// refs is the number of cursors on the chain. Not kept for Log.all.
+	// refs is the number of cursors on the chain, parked or not. Not kept for Log.all.
 	refs int
-
-	wake chan struct{}
-	// waited says that somebody holds wake. It is set under the read lock and cleared
-	// under the write lock.
-	waited atomic.Bool
-}
-
-// notify wakes whoever waits, to look at the log again.
-func (c *chain) notify() {
-	if c.waited.Load() {
-		close(c.wake)
-		c.wake = make(chan struct{})
-		c.waited.Store(false)
-	}
+	// parked[i].slot == i. It is guarded by the dispatcher's lock.
+	parked []*Cursor[K, E]
 }
 
 // New returns an empty log that is complete from revision rev on.
@@ -110,10 +103,10 @@ func New[K comparable, E any](rev uint64, cfg Config[K, E]) *Log[K, E] {
 		floor:   rev,
 		head:    rev,
 		ring:    make([]record[E], 64),
-		all:     chain{wake: make(chan struct{})},
-		chains:  map[K]*chain{},
+		chains:  map[K]*chain[K, E]{},
 		cursors: map[*Cursor[K, E]]struct{}{},
 		checked: cfg.Now(),
+		bell:    make(chan struct{}, 1),
 	}
 }
 
@@ -150,15 +143,22 @@ func (l *Log[K, E]) Append(rev uint64, size int64, event E) {
 				return
 			}
 			c.seqs = append(c.seqs, seq)
-			c.notify()
 		})
 	}
-	l.all.notify()
 	l.trimLocked(now)
+	l.wake()
 }
 
-// Advance says that nothing happened up to revision rev. It wakes nobody. Events that
-// have become too old go, so that a resource at rest does not keep them.
+// wake has Dispatch look at the log. That is a hint: it is the position that counts.
+func (l *Log[K, E]) wake() {
+	select {
+	case l.bell <- struct{}{}:
+	default:
+	}
+}
+
+// Advance says that nothing happened up to revision rev. Events that have become too
+// old go, so that a resource at rest does not keep them.
 func (l *Log[K, E]) Advance(rev uint64) {
 	now := l.cfg.Now()
 	l.mu.Lock()
@@ -204,9 +204,13 @@ func (l *Log[K, E]) trimLocked(now time.Time) {
 	}
 }
 
-// neededLocked returns the lowest position that a cursor still has to read.
+// neededLocked returns the lowest position that a cursor still has to read, or to be
+// given.
 func (l *Log[K, E]) neededLocked() uint64 {
 	needed := l.next
+	if l.parked > 0 {
+		needed = l.dispatcher.pos
+	}
 	for c := range l.cursors {
 		if c.trimmedLocked() {
 			continue // its next read is an error, whatever is kept
@@ -267,10 +271,7 @@ func (l *Log[K, E]) Close() {
 		l.dropFirstLocked()
 	}
 	l.closed = true
-	l.all.notify()
-	for _, c := range l.chains {
-		c.notify()
-	}
+	l.wake()
 }
 
 // Floor returns the earliest revision from which the log can be followed.
@@ -287,15 +288,19 @@ type Stats struct {
 	Bytes  int64
 	// Floor and Head are the revisions between which it is complete.
 	Floor, Head uint64
-	// Cursors is the number of readers.
-	Cursors int
+	// Cursors is the number of readers, Parked how many of them are parked.
+	Cursors, Parked int
 }
 
 // Stats returns what the log holds.
 func (l *Log[K, E]) Stats() Stats {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return Stats{Events: int(l.next - l.first), Bytes: l.bytes, Floor: l.floor, Head: l.head, Cursors: len(l.cursors)}
+	return Stats{
+		Events: int(l.next - l.first), Bytes: l.bytes,
+		Floor: l.floor, Head: l.head,
+		Cursors: len(l.cursors) + l.parked, Parked: l.parked,
+	}
 }
 
 // Follow returns a cursor on all events later than revision rev. If the log no
@@ -319,12 +324,12 @@ func (l *Log[K, E]) FollowKey(rev uint64, key K) (*Cursor[K, E], error) {
 
 // followChain registers a cursor on the key's chain, which indexes what is appended
 // from then on.
-func (l *Log[K, E]) followChain(rev uint64, key K) (*Cursor[K, E], *chain, error) {
+func (l *Log[K, E]) followChain(rev uint64, key K) (*Cursor[K, E], *chain[K, E], error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.chains[key]
 	if c == nil {
-		c = &chain{from: l.next, wake: make(chan struct{})}
+		c = &chain[K, E]{from: l.next}
 	}
 	cursor, err := l.followLocked(rev, c, &key)
 	if err != nil {
@@ -342,7 +347,7 @@ const extendStep = 1024
 // everybody else: thousands that come back at once, each from some time ago, must not
 // keep events from being appended. An event that is trimmed meanwhile is noted in the
 // chain by whoever trims it, since the chain is known to the log.
-func (l *Log[K, E]) extend(c *chain, key K, pos uint64) {
+func (l *Log[K, E]) extend(c *chain[K, E], key K, pos uint64) {
 	var earlier []uint64
 	for seq, more := pos, true; more; {
 		func() {
@@ -374,7 +379,7 @@ func (l *Log[K, E]) extend(c *chain, key K, pos uint64) {
 	c.from = pos
 }
 
-func (l *Log[K, E]) followLocked(rev uint64, c *chain, key *K) (*Cursor[K, E], error) {
+func (l *Log[K, E]) followLocked(rev uint64, c *chain[K, E], key *K) (*Cursor[K, E], error) {
 	if l.closed {
 		return nil, ErrClosed
 	}

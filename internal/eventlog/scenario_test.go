@@ -24,8 +24,12 @@ import (
 //	follow <reader> rev=<n> [key=<k>]
 //	read <reader> [n=<n>] one Next, for 10 events unless told
 //	stall <reader>        from now on "drain" passes the reader by
-//	resume <reader>       and no longer
-//	drain                 every reader reads until nothing is left
+//	drain                 every reader that is not parked reads until nothing is left
+//	park <reader> [room=<n>]
+//	                      leaves the reader to the dispatcher, from whom it takes any
+//	                      number of events unless told
+//	unpark <reader>
+//	dispatch [n=<n>]      the dispatcher hands over one event, or n
 //	leave <reader>        closes the cursor
 //	close                 closes the log
 //	status
@@ -53,7 +57,24 @@ type storyReader struct {
 	*Cursor[string, event]
 	name    string
 	stalled bool
-	wake    <-chan struct{}
+	parked  bool
+	// room is how many events it takes while it is parked, and news what it was told.
+	room int
+	news []string
+}
+
+func (r *storyReader) Deliver(e event) bool {
+	if r.room == 0 {
+		return false
+	}
+	r.room--
+	r.news = append(r.news, e.name)
+	return true
+}
+
+func (r *storyReader) Resume() {
+	r.parked = false
+	r.news = append(r.news, "resumed")
 }
 
 func (s *story) run(t *testing.T, d *datadriven.TestData) string {
@@ -78,16 +99,24 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 		return s.reader(t, d).read(n)
 	case "stall":
 		s.reader(t, d).stalled = true
-	case "resume":
-		s.reader(t, d).stalled = false
 	case "drain":
 		var out strings.Builder
 		for _, r := range s.readers {
-			if !r.stalled {
+			if !r.stalled && !r.parked {
 				fmt.Fprintf(&out, "%s: %s\n", r.name, r.read(1000))
 			}
 		}
 		return out.String()
+	case "park":
+		return s.park(t, d)
+	case "unpark":
+		r := s.reader(t, d)
+		if !r.Unpark() {
+			return "not parked"
+		}
+		r.parked = false
+	case "dispatch":
+		return s.dispatch(t, d)
 	case "leave":
 		r := s.reader(t, d)
 		r.Close()
@@ -137,14 +166,7 @@ func (s *story) appendAll(t *testing.T, d *datadriven.TestData) string {
 		}
 		s.append(e)
 	}
-	out := s.gone()
-	for _, r := range s.readers {
-		if r.wake != nil && rung(r.wake) {
-			out += "\nwakes " + r.name
-			r.wake = nil
-		}
-	}
-	return out
+	return s.gone()
 }
 
 // gone tells which events have left the log since it was last asked.
@@ -191,16 +213,51 @@ func (r *storyReader) read(n int) string {
 	if err != nil {
 		return "error: " + err.Error()
 	}
-	r.wake = b.Wake
 	var names []string
 	for _, e := range dst[:b.N] {
 		names = append(names, e.name)
 	}
-	more := "waits"
-	if b.Wake == nil {
+	more := "drained"
+	if !b.Drained {
 		more = "more to read"
 	}
 	return fmt.Sprintf("%v complete=%d, %s", names, b.Complete, more)
+}
+
+func (s *story) park(t *testing.T, d *datadriven.TestData) string {
+	r := s.reader(t, d)
+	r.room = 1000
+	d.MaybeScanArgs(t, "room", &r.room)
+	if !r.Park(r) {
+		return "not now"
+	}
+	r.parked = true
+	return "ok"
+}
+
+func (s *story) dispatch(t *testing.T, d *datadriven.TestData) string {
+	n := 1
+	d.MaybeScanArgs(t, "n", &n)
+	more, open := true, true
+	for ; n > 0 && more && open; n-- {
+		more, open = s.dispatchNext()
+	}
+	var out strings.Builder
+	for _, r := range s.readers {
+		if len(r.news) > 0 {
+			fmt.Fprintf(&out, "%s: %s\n", r.name, strings.Join(r.news, ", "))
+			r.news = nil
+		}
+	}
+	switch {
+	case !open:
+		out.WriteString("closed")
+	case !more:
+		out.WriteString("nothing left")
+	default:
+		out.WriteString("perhaps more")
+	}
+	return out.String()
 }
 
 func (s *story) status() string {

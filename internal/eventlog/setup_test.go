@@ -6,6 +6,7 @@ package eventlog
 import (
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -69,6 +70,8 @@ func (h *harness) append(e event) { h.Append(e.rev, e.size, e) }
 func (h *harness) check(t *testing.T) {
 	t.Helper()
 	l := h.Log
+	l.dispatcher.mu.Lock()
+	defer l.dispatcher.mu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := uint64(len(l.ring))
@@ -103,15 +106,25 @@ func (h *harness) check(t *testing.T) {
 	}
 	refs := map[string]int{}
 	for c := range l.cursors {
-		if c.pos > l.next {
-			t.Fatalf("a cursor stands at %d, beyond %d", c.pos, l.next)
+		h.checkCursor(t, c)
+		if c.reader != nil {
+			t.Fatal("a cursor is parked and is not")
 		}
 		if c.key != nil {
 			refs[*c.key]++
-			if l.chains[*c.key] != c.chain {
-				t.Fatalf("a cursor follows a chain of %q that is not the log's", *c.key)
-			}
 		}
+	}
+	parked := h.checkParked(t, &l.all)
+	for key, c := range l.chains {
+		n := h.checkParked(t, c)
+		refs[key] += n
+		parked += n
+	}
+	if parked != l.parked {
+		t.Fatalf("%d cursors are parked, and %d counted", parked, l.parked)
+	}
+	if d := &l.dispatcher; d.pos > d.taken || d.taken > d.pos+1 || d.taken > l.next {
+		t.Fatalf("the dispatcher is at %d and has taken up to %d of %d", d.pos, d.taken, l.next)
 	}
 	for key, c := range l.chains {
 		if c.refs != refs[key] || c.refs == 0 {
@@ -140,15 +153,55 @@ func (h *harness) check(t *testing.T) {
 	}
 }
 
-// rung tells whether a wake-up has come.
-func rung(wake <-chan struct{}) bool {
-	select {
-	case <-wake:
-		return true
-	default:
-		return false
+func (h *harness) checkCursor(t *testing.T, c *Cursor[string, event]) {
+	t.Helper()
+	if c.pos > h.next {
+		t.Fatalf("a cursor stands at %d, beyond %d", c.pos, h.next)
+	}
+	if want := &h.all; c.key == nil && c.chain != want || c.key != nil && c.chain != h.chains[*c.key] {
+		t.Fatal("a cursor follows a chain that is not the log's")
 	}
 }
+
+// checkParked returns how many cursors of a chain are parked.
+func (h *harness) checkParked(t *testing.T, chain *chain[string, event]) int {
+	t.Helper()
+	for i, c := range chain.parked {
+		h.checkCursor(t, c)
+		if _, too := h.cursors[c]; too || c.reader == nil || c.slot != i || c.chain != chain {
+			t.Fatalf("the cursor in slot %d is in %d, has the reader %v, and is not parked: %v", i, c.slot, c.reader, too)
+		}
+		for seq := max(c.pos, h.first); seq < h.dispatcher.pos; seq++ {
+			if e := h.at(seq).event; e.rev > c.after && (c.key == nil || slices.Contains(e.keys, *c.key)) {
+				t.Fatalf("a cursor is parked and was not given %v", e)
+			}
+		}
+	}
+	return len(chain.parked)
+}
+
+// dispatched runs the log's dispatcher until the test is over, or closes the log.
+func (h *harness) dispatched(t *testing.T) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.Dispatch()
+	}()
+	t.Cleanup(func() {
+		h.Close()
+		<-done
+	})
+}
+
+// waiter is a reader that takes nothing: it only waits until there is something.
+type waiter chan struct{}
+
+func newWaiter() waiter { return make(waiter, 1) }
+
+func (w waiter) Deliver(event) bool { return false }
+
+func (w waiter) Resume() { w <- struct{}{} }
 
 // random returns a source of random numbers. Its seed is printed, and taken from
 // WEIR_SEED to repeat a run.

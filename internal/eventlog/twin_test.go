@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -23,6 +24,8 @@ type twin struct {
 	closed      bool
 	checked     time.Time
 	cursors     []*twinCursor
+	// The dispatcher has handed over what is before handed, and taken what is before taken.
+	handed, taken int
 }
 
 // twinCursor is a reader and, beside it, the log's cursor.
@@ -33,8 +36,27 @@ type twinCursor struct {
 	// next is the first event not yet considered.
 	next  int
 	after uint64
-	wake  <-chan struct{}
+
+	parked bool
+	// room is how many events it takes while it is parked; given are the names of those
+	// that it was given since that was last asked, and resumed is how often it was resumed.
+	room    int
+	given   []string
+	resumed int
 }
+
+// Deliver implements Parked.
+func (c *twinCursor) Deliver(e event) bool {
+	if c.room == 0 {
+		return false
+	}
+	c.room--
+	c.given = append(c.given, e.name)
+	return true
+}
+
+// Resume implements Parked.
+func (c *twinCursor) Resume() { c.resumed++ }
 
 func (c *twinCursor) wants(e event) bool {
 	return e.rev > c.after && (c.key == "" || slices.Contains(e.keys, c.key))
@@ -78,6 +100,12 @@ func (tw *twin) trim(now time.Time, maxBytes int64, cfg *Config[string, event]) 
 	tw.checked = now
 	for len(tw.events)-tw.gone > cfg.MinEvents && now.Sub(tw.at[tw.gone]) > cfg.Window {
 		for _, c := range tw.cursors {
+			if c.parked {
+				if tw.handed <= tw.gone {
+					return
+				}
+				continue
+			}
 			if !tw.lost(c) && tw.pending(c, c.next) == tw.gone {
 				return
 			}
@@ -134,12 +162,72 @@ func (tw *twin) read(t *testing.T, c *twinCursor, n int) {
 	if b.Complete != complete {
 		t.Fatalf("%s: complete up to %d, want %d", c.name, b.Complete, complete)
 	}
-	if drained := left == len(tw.events); drained != (b.Wake != nil) {
-		t.Fatalf("%s: drained is %v, but the wake-up is %v", c.name, drained, b.Wake)
+	if drained := left == len(tw.events); drained != b.Drained {
+		t.Fatalf("%s: drained is %v, but Next says %v", c.name, drained, b.Drained)
 	}
-	c.wake = b.Wake
-	if c.wake != nil && rung(c.wake) {
-		t.Fatalf("%s: woken with nothing to read", c.name)
+}
+
+// park compares one Park with what the twin says.
+func (tw *twin) park(t *testing.T, c *twinCursor, room int) {
+	t.Helper()
+	can := !tw.closed && !tw.lost(c) && tw.pending(c, c.next) >= tw.taken
+	if got := c.Park(c); got != can {
+		t.Fatalf("%s: Park returns %v with %d events taken, and the next one is %d", c.name, got, tw.taken, tw.pending(c, c.next))
+	}
+	c.parked, c.room = can, room
+}
+
+func (tw *twin) unpark(t *testing.T, c *twinCursor) {
+	t.Helper()
+	if got := c.Unpark(); got != c.parked {
+		t.Fatalf("%s: Unpark returns %v", c.name, got)
+	}
+	c.parked = false
+}
+
+// dispatch compares one step of the dispatcher with what the twin says.
+func (tw *twin) dispatch(t *testing.T, l *Log[string, event]) {
+	t.Helper()
+	parked := slices.DeleteFunc(slices.Clone(tw.cursors), func(c *twinCursor) bool { return !c.parked })
+	wantMore, wantOpen := true, true
+	given, resumed := map[*twinCursor]string{}, map[*twinCursor]bool{}
+	switch {
+	case tw.closed, len(parked) > 0 && tw.taken < tw.gone:
+		wantOpen = !tw.closed
+		tw.handed, tw.taken = tw.gone, tw.gone
+		for _, c := range parked {
+			resumed[c] = true
+		}
+	case len(parked) == 0, tw.taken == len(tw.events):
+		wantMore = false
+		tw.handed, tw.taken = len(tw.events), len(tw.events)
+	default:
+		e := tw.events[tw.taken]
+		tw.handed = tw.taken
+		tw.taken++
+		for _, c := range parked {
+			switch {
+			case c.next >= tw.taken || !c.wants(e):
+			case c.room > 0:
+				given[c] = e.name
+				c.next = tw.taken
+			default:
+				resumed[c] = true
+			}
+		}
+	}
+	if more, open := l.dispatchNext(); more != wantMore || open != wantOpen {
+		t.Fatalf("the dispatcher says more: %v, open: %v; want %v, %v", more, open, wantMore, wantOpen)
+	}
+	for _, c := range tw.cursors {
+		if want := given[c]; len(c.given) > 1 || want != strings.Join(c.given, " ") {
+			t.Fatalf("%s: given %q, want %q", c.name, c.given, want)
+		}
+		if resumed[c] != (c.resumed == 1) || c.resumed > 1 {
+			t.Fatalf("%s: resumed %d times, want %v", c.name, c.resumed, resumed[c])
+		}
+		c.parked = c.parked && !resumed[c]
+		c.given, c.resumed = nil, 0
 	}
 }
 
@@ -187,23 +275,25 @@ func twinRun(t *testing.T, r *rand.Rand) {
 			}
 			tw.append(e, h.now, h.maxBytes, cfg)
 			h.append(e)
-			for _, c := range tw.cursors {
-				if c.wake == nil {
-					continue
-				}
-				hears := c.key == "" || slices.Contains(e.keys, c.key)
-				if rung(c.wake) != hears {
-					t.Fatalf("%s (%q): woken is %v after %v", c.name, c.key, !hears, e)
-				}
-				if hears {
-					c.wake = nil
-				}
-			}
-		case op < 70:
+		case op < 55:
 			if len(tw.cursors) > 0 {
-				tw.read(t, tw.cursors[r.IntN(len(tw.cursors))], r.IntN(8))
+				c := tw.cursors[r.IntN(len(tw.cursors))]
+				tw.unpark(t, c)
+				tw.read(t, c, r.IntN(8))
 			}
-		case op < 80:
+		case op < 62:
+			if len(tw.cursors) > 0 {
+				if c := tw.cursors[r.IntN(len(tw.cursors))]; !c.parked {
+					tw.read(t, c, r.IntN(100))
+					tw.park(t, c, r.IntN(10))
+				}
+			}
+		case op < 75:
+			for range 1 + r.IntN(5) {
+				tw.dispatch(t, h.Log)
+				h.check(t)
+			}
+		case op < 82:
 			// From the past, the present or the future.
 			ahead := uint64(4)
 			if r.IntN(8) == 0 {
@@ -235,9 +325,10 @@ func twinRun(t *testing.T, r *rand.Rand) {
 				c.next = tw.gone
 				tw.cursors = append(tw.cursors, c)
 			}
-		case op < 86:
+		case op < 87:
 			if n := len(tw.cursors); n > 0 {
 				i := r.IntN(n)
+				tw.unpark(t, tw.cursors[i])
 				tw.cursors[i].Close()
 				tw.cursors[i].Close() // a second time does nothing
 				tw.cursors = slices.Delete(tw.cursors, i, i+1)
@@ -263,18 +354,17 @@ func twinRun(t *testing.T, r *rand.Rand) {
 			}
 			tw.closed = true
 			h.Close()
-			for _, c := range tw.cursors {
-				if c.wake != nil && !rung(c.wake) {
-					t.Fatalf("%s is not woken by Close", c.name)
-				}
-				c.wake = nil
-			}
 		}
 		h.check(t)
 		if !slices.EqualFunc(h.trimmed, tw.events[:tw.gone], func(a, b event) bool { return a.name == b.name }) {
 			t.Fatalf("trimmed %v, want %v", h.trimmed, tw.events[:tw.gone])
 		}
 		want := Stats{Events: len(tw.events) - tw.gone, Bytes: tw.bytes, Floor: tw.floor, Head: tw.head, Cursors: len(tw.cursors)}
+		for _, c := range tw.cursors {
+			if c.parked {
+				want.Parked++
+			}
+		}
 		if got := h.Stats(); got != want {
 			t.Fatalf("the log says %+v, want %+v", got, want)
 		}
@@ -283,6 +373,7 @@ func twinRun(t *testing.T, r *rand.Rand) {
 		}
 	}
 	for _, c := range tw.cursors {
+		tw.unpark(t, c)
 		tw.read(t, c, 1000)
 		c.Close()
 	}

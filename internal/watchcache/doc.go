@@ -10,8 +10,10 @@
 // source follows the resource's prefix through upstream's etcd3 store, which decrypts
 // and decodes; each object becomes a frame and the decoded one is dropped. A reader
 // takes the frozen state in constant time, walks it without a lock, and goes on in
-// the log exactly where that state ends. Writes go to the etcd3 store, with the
-// cached object as the suggestion that saves a read.
+// the log exactly where that state ends. A watch has a goroutine while it has something
+// to send; when it has not, its cursor is parked and the log's dispatcher hands it what
+// comes. Writes go to the etcd3 store, with the cached object as the suggestion that
+// saves a read.
 //
 // What is served, refused or passed to etcd, and with which errors, follows
 // k8s.io/apiserver/pkg/storage/cacher (CacheDelegator and Cacher); what that package

@@ -201,6 +201,7 @@ func (s *source) ready(rev uint64) error {
 		log:   newLog(rev, c.trigger, c.limits(func() int64 { return s.state.bytes })),
 		moved: make(chan struct{}),
 	}
+	c.running.Go(s.gen.log.Dispatch) // until setNotReady closes the log
 	c.mu.Lock()
 	s.gen.floor = rev
 	s.gen.publish(s.state.freeze(rev), c.keepViewsLocked(), rev)

@@ -77,7 +77,6 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		ctx:    ctx,
 		result: make(chan watch.Event, handover),
 		stop:   make(chan struct{}),
-		bell:   make(chan struct{}, 1),
 		match: newMatcher(prefix, opts.Predicate, func() {
 			metrics.RecordWatchFilteredEvent(c.cfg.GroupResource)
 		}),
@@ -96,15 +95,17 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 	}
 	if w.cursor, err = c.followScope(ctx, gen, rev, opts.Predicate); err != nil {
 		if errors.Is(err, eventlog.ErrClosed) {
-			w.initial = nil
-			close(w.result) // the cache is being read anew: an end like that of any watch then
-			return w, nil
+			ended := make(errorWatch) // the cache is being read anew: an end like that of any watch then
+			close(ended)
+			return ended, nil
 		}
 		return newErrorWatch(err), nil
 	}
 	w.start, w.replay = rev, at
 	w.stream.Busy()
-	go w.run()
+	w.busy = true
+	w.detach = context.AfterFunc(ctx, w.Stop)
+	go w.run(w.begin)
 	return w, nil
 }
 
@@ -178,7 +179,7 @@ func (c *Cache) scopeOf(ctx context.Context, pred storage.SelectionPredicate) sc
 	}
 }
 
-// errorWatch is a watch that tells one error and ends.
+// errorWatch is a watch that tells one error, if any, and ends.
 type errorWatch chan watch.Event
 
 func newErrorWatch(err error) watch.Interface {

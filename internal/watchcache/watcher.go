@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -38,20 +39,23 @@ const (
 	bookmarkMargin = 2 * time.Second
 )
 
-// watcher is one watch: a walk over a frozen state, then a cursor. It has one
-// goroutine, run; Stop and ResultChan may be called by any.
+// watcher is one watch: a walk over a frozen state, then a cursor. Its goroutine, run,
+// sends what there is, parks the cursor and ends. The log's dispatcher then hands over
+// what comes; when that has to wait for room, or something else is to do, there is a
+// run again. Fields without a remark belong to the one of the two who has the cursor.
 type watcher struct {
 	cache  *Cache
 	ctx    context.Context
 	result chan watch.Event
-	// stop is closed by Stop. bell, with room for one, is rung by Stop and when a bookmark
-	// is due: the fewer channels a goroutine waits on, the cheaper it is to wake thousands.
-	stop  chan struct{}
-	bell  chan struct{}
-	once  sync.Once
-	match matcher
-	// stream is the connection that the events go to, or nil.
+	// stop is closed by Stop, which any goroutine may call; the end of ctx does so too,
+	// until detach is called.
+	stop   chan struct{}
+	once   sync.Once
+	detach func() bool
+	match  matcher
+	// stream is the connection that the events go to, or nil; busy is what it was told last.
 	stream *coalesce.Stream
+	busy   bool
 	// initial is what to send first; nil if nothing, and once it has been sent.
 	initial *selection
 	// end says that a bookmark has to tell where the initial events end.
@@ -60,13 +64,22 @@ type watcher struct {
 	// server ends the watch.
 	bookmarks bool
 	deadline  time.Time
+	// timer sets due, from its own goroutine, when it is time for a bookmark; nil if the
+	// watch has none.
+	timer clock.Timer
+	due   atomic.Bool
 	// start is the revision that the cursor started after. Events up to replay were in
 	// the log when the watch began.
 	start, replay uint64
 	cursor        *eventlog.Cursor[scope, *change]
+	// sent is the revision of the last change that the cursor has passed.
+	sent uint64
 }
 
-var _ watch.Interface = (*watcher)(nil)
+var (
+	_ watch.Interface          = (*watcher)(nil)
+	_ eventlog.Parked[*change] = (*watcher)(nil)
+)
 
 // ResultChan implements watch.Interface.
 func (w *watcher) ResultChan() <-chan watch.Event { return w.result }
@@ -75,31 +88,76 @@ func (w *watcher) ResultChan() <-chan watch.Event { return w.result }
 func (w *watcher) Stop() {
 	w.once.Do(func() {
 		close(w.stop)
-		w.ring()
+		w.wake()
 	})
 }
 
-// ring wakes sendLive: a bookmark is due, or the watch has been stopped.
-func (w *watcher) ring() {
-	select {
-	case w.bell <- struct{}{}:
-	default:
+// wake sees to it that run heeds stop or due, which the caller has set. If the cursor is
+// not parked, there is a run that will.
+func (w *watcher) wake() {
+	if w.cursor.Unpark() {
+		w.Resume()
 	}
 }
 
-func (w *watcher) run() {
+// Resume implements eventlog.Parked.
+func (w *watcher) Resume() { go w.run(w.sendLive) }
+
+// Deliver implements eventlog.Parked: it sends what a change is to this watch, if
+// anything, unless that has to wait or fails.
+func (w *watcher) Deliver(ch *change) bool {
+	event, err := w.eventOf(ch)
+	if err != nil {
+		return false
+	}
+	if event.Object != nil {
+		built := w.cache.cfg.Clock.Now()
+		select {
+		case w.result <- event:
+		default:
+			return false
+		}
+		w.observe(ch, built)
+	}
+	w.sent = ch.rev
+	return true
+}
+
+// run is the watch's goroutine: it sends, and ends the watch unless it has parked the
+// cursor.
+func (w *watcher) run(send func() (parked bool, err error)) {
 	defer utilruntime.HandleCrashWithContext(w.ctx)
+	if parked, err := send(); !parked {
+		w.finish(err)
+	}
+}
+
+// begin sends what the watch begins with and goes on with sendLive.
+func (w *watcher) begin() (parked bool, err error) {
+	if w.sharded() {
+		metrics.RecordShardedWatchStarted(w.cache.cfg.GroupResource)
+	}
+	if ok, err := w.sendInitial(); !ok {
+		return false, err
+	}
+	utilflowcontrol.WatchInitialized(w.ctx)
+	if next, ok := w.nextBookmark(); ok {
+		w.timer = w.cache.cfg.Clock.AfterFunc(next, w.remind)
+	}
+	return w.sendLive()
+}
+
+// finish ends the watch, with a last event if it is an error that ends it.
+func (w *watcher) finish(err error) {
 	defer close(w.result)
 	defer w.cursor.Close()
-	gr := w.cache.cfg.GroupResource
-	if w.match.filtered != nil && utilfeature.DefaultFeatureGate.Enabled(features.ShardedListAndWatch) {
-		metrics.RecordShardedWatchStarted(gr)
-		defer metrics.RecordShardedWatchStopped(gr)
+	defer w.detach()
+	if w.timer != nil {
+		w.timer.Stop()
 	}
-	ok, err := w.sendInitial()
-	if ok {
-		utilflowcontrol.WatchInitialized(w.ctx)
-		err = w.sendLive()
+	gr := w.cache.cfg.GroupResource
+	if w.sharded() {
+		metrics.RecordShardedWatchStopped(gr)
 	}
 	switch {
 	case errors.Is(err, eventlog.ErrTrimmed):
@@ -108,6 +166,11 @@ func (w *watcher) run() {
 	case err != nil && !errors.Is(err, eventlog.ErrClosed):
 		w.send(errorEvent(err))
 	}
+}
+
+// sharded tells whether the watch counts as one of a shard.
+func (w *watcher) sharded() bool {
+	return w.match.filtered != nil && utilfeature.DefaultFeatureGate.Enabled(features.ShardedListAndWatch)
 }
 
 // stallPeriod is how often a watch that sends its initial events looks whether there is
@@ -182,85 +245,69 @@ func (w *watcher) recursive() bool {
 	return w.match.prefix[len(w.match.prefix)-1] == '/'
 }
 
-// sendLive follows the log until the watch ends; nil if by the client's wish.
-func (w *watcher) sendLive() error {
+// sendLive sends what the log holds until nothing is left, and parks the cursor. It
+// returns false if the watch has ended; without an error if by the client's wish.
+func (w *watcher) sendLive() (parked bool, err error) {
 	var batch [handover]*change
-	var sent uint64 // the revision of the last change
-	// A timer that rings a bell: to wait on a timer's own channel costs its heap a
-	// change at every event.
-	var timer clock.Timer
-	if next, ok := w.nextBookmark(); ok {
-		timer = w.cache.cfg.Clock.AfterFunc(next, w.ring)
-		defer timer.Stop()
-	}
-	// Watch has told the stream to hold back.
-	for busy := true; ; {
+	for {
 		b, err := w.cursor.Next(batch[:])
 		if err != nil {
-			return err
+			return false, err
 		}
 		// A single event is sent at once; of several, all but the last can wait.
-		if !busy && (b.N > 1 || b.Wake == nil) {
+		if !w.busy && (b.N > 1 || !b.Drained) {
 			w.stream.Busy()
-			busy = true
+			w.busy = true
 		}
 		for i, ch := range batch[:b.N] {
 			batch[i] = nil // a watch that waits must not keep an event alive
 			if ok, err := w.sendChange(ch); !ok || err != nil {
-				return err
+				return false, err
 			}
-			sent = ch.rev
+			w.sent = ch.rev
 		}
-		if b.Wake != nil {
-			if busy {
-				w.stream.Idle()
-				busy = false
-			}
-			select {
-			case <-b.Wake:
-				continue
-			case <-w.bell:
-				if w.stopped() {
-					return nil
-				}
-				// Between Next and now more may have come: then the revision is older than the
-				// head, and true all the same.
-				if b, err = w.complete(b); err != nil {
-					return err
-				}
-			case <-w.ctx.Done():
-				return nil
-			}
-		} else {
-			select {
-			case <-w.bell:
-				if w.stopped() {
-					return nil
-				}
-			default:
-				continue
-			}
+		if w.stopped() {
+			return false, nil
 		}
-		// A bookmark takes a client no further back than the last event did.
-		if b.Complete > w.start && b.Complete >= sent && !w.sendBookmark(b.Complete, false) {
-			return nil
+		if w.due.Load() && !w.sendDue(b.Complete) {
+			return false, nil
 		}
-		if next, ok := w.nextBookmark(); ok {
-			timer.Reset(next)
+		if b.Drained && w.park() {
+			return true, nil
 		}
 	}
 }
 
-// complete asks the log how far an idle cursor is now: revisions pass without events.
-func (w *watcher) complete(b eventlog.Batch) (eventlog.Batch, error) {
-	now, err := w.cursor.Next(nil)
-	if err != nil {
-		return b, err
+// park parks the cursor, unless there is something to do.
+func (w *watcher) park() bool {
+	if w.busy {
+		w.stream.Idle()
+		w.busy = false
 	}
-	if now.Wake != nil {
-		return now, nil
+	if !w.cursor.Park(w) {
+		return false
 	}
-	return b, nil
+	// Whoever set stop or due before that found no parked cursor; later ones do.
+	return !(w.stopped() || w.due.Load()) || !w.cursor.Unpark()
+}
+
+// remind makes a bookmark due.
+func (w *watcher) remind() {
+	w.due.Store(true)
+	w.wake()
+}
+
+// sendDue sends the bookmark that is due. It returns false if the watch has ended.
+func (w *watcher) sendDue(rev uint64) bool {
+	// A bookmark takes a client no further back than the last event did.
+	if rev > w.start && rev >= w.sent && !w.sendBookmark(rev, false) {
+		return false
+	}
+	w.due.Store(false)
+	if next, ok := w.nextBookmark(); ok {
+		w.timer.Reset(next)
+	}
+	return true
 }
 
 // sendChange sends what a change is to this watch, if anything. It returns false if
@@ -274,11 +321,17 @@ func (w *watcher) sendChange(ch *change) (bool, error) {
 	if !w.send(event) {
 		return false, nil
 	}
+	w.observe(ch, built)
+	return true, nil
+}
+
+// observe measures the way of a change whose event was built at that time and has been
+// handed over now.
+func (w *watcher) observe(ch *change, built time.Time) {
 	sent := w.cache.cfg.Clock.Now()
 	w.cache.dispatch.ObserveStage(metrics.StageStorageToCache, ch.received.Sub(ch.recorded))
 	w.cache.dispatch.ObserveStage(metrics.StageCacheToWatcher, sent.Sub(built))
 	w.cache.dispatch.ObserveStage(metrics.StageTotal, sent.Sub(ch.recorded))
-	return true, nil
 }
 
 // eventOf returns the event that a change is to this watch; one without an object if
@@ -389,8 +442,6 @@ func (w *watcher) sendUnless(event watch.Event, bell <-chan struct{}) (ok, rung 
 	case w.result <- event:
 		return true, false
 	case <-w.stop:
-		return false, false
-	case <-w.ctx.Done():
 		return false, false
 	case <-bell:
 		return false, true
