@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"regexp"
@@ -17,8 +18,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/weir-project/weir/internal/watchcache"
+	"github.com/weir-project/weir/test/etcd"
+	"github.com/weir-project/weir/test/servers"
 )
+
+func TestMain(m *testing.M) { servers.Main(m) }
 
 // served is a resource as both servers serve it.
 type served struct {
@@ -154,7 +158,7 @@ func writtenContents() []string {
 // pairOf are upstream's server and weir's, over one etcd.
 type pairOf struct {
 	t           *testing.T
-	stock, weir *server
+	stock, weir *servers.Server
 	// inCBOR counts the streams of CBOR that were compared.
 	inCBOR *int
 }
@@ -181,24 +185,24 @@ func TestHTTPStreamsInCBOR(t *testing.T) {
 // streams were in CBOR.
 func compareServers(t *testing.T, names []string, args ...string) (inCBOR int) {
 	t.Helper()
-	etcd := watchcache.RunEtcd(t)
+	endpoint := etcd.Run(t).Endpoints()[0]
 	p := &pairOf{t: t, inCBOR: &inCBOR}
-	p.stock = startServer(t, "stock", etcd.Endpoints()[0], args...)
-	p.weir = startServer(t, "weir", etcd.Endpoints()[0], args...)
-	p.stock.must(http.MethodPost, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", customResource())
-	for _, s := range []*server{p.stock, p.weir} {
+	p.stock = servers.Start(t, servers.Stock, endpoint, args...).Wait()
+	p.weir = servers.Start(t, servers.Weir, endpoint, args...).Wait()
+	p.stock.Must(http.MethodPost, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", customResource())
+	for _, s := range []*servers.Server{p.stock, p.weir} {
 		for _, r := range resources {
-			watchcache.Eventually(t, s.name+" to serve "+r.path, func() bool {
-				status, _ := s.do(http.MethodGet, r.path, nil)
+			servers.Eventually(t, s.Name+" to serve "+r.path, func() bool {
+				status, _ := s.Do(http.MethodGet, r.path, nil)
 				return status == http.StatusOK
 			})
 		}
 	}
-	watchcache.Eventually(t, "the namespace to be there", func() bool {
-		status, _ := p.weir.do(http.MethodGet, "/api/v1/namespaces/default", nil)
+	servers.Eventually(t, "the namespace to be there", func() bool {
+		status, _ := p.weir.Do(http.MethodGet, "/api/v1/namespaces/default", nil)
 		return status == http.StatusOK
 	})
-	if _, metrics := p.weir.do(http.MethodGet, "/metrics", nil); !regexp.MustCompile(`weir_memory_bytes\{purpose="frames"\} [1-9]`).Match(metrics) {
+	if _, metrics := p.weir.Do(http.MethodGet, "/metrics", nil); !regexp.MustCompile(`weir_memory_bytes\{purpose="frames"\} [1-9]`).Match(metrics) {
 		t.Error("weir's cache holds nothing: this would compare upstream with itself")
 	}
 	for _, name := range names {
@@ -207,7 +211,7 @@ func compareServers(t *testing.T, names []string, args ...string) (inCBOR int) {
 			if r.write == "" {
 				r.write = r.path
 			}
-			q := &pairOf{t: t, stock: p.stock.in(t), weir: p.weir.in(t), inCBOR: p.inCBOR}
+			q := &pairOf{t: t, stock: p.stock.In(t), weir: p.weir.In(t), inCBOR: p.inCBOR}
 			q.history(r)
 			q.live(r)
 		})
@@ -223,25 +227,25 @@ func relabelled(labels map[string]any) map[string]any {
 // history writes, and then compares what watches tell of it.
 func (p *pairOf) history(r served) {
 	p.t.Helper()
-	before := resourceVersion(p.weir.must(http.MethodGet, r.path, nil))
-	servers := []*server{p.weir, p.stock}
+	before := servers.ResourceVersion(p.weir.Must(http.MethodGet, r.path, nil))
+	both := []*servers.Server{p.weir, p.stock}
 	for i, content := range writtenContents() {
 		if !r.large {
 			content = content[:min(len(content), 100<<10)]
 		}
 		o := r.object(fmt.Sprintf("a%d", i), content)
 		name := o["metadata"].(map[string]any)["name"].(string)
-		servers[i%2].must(http.MethodPost, r.write, o)
-		servers[(i+1)%2].must(http.MethodPatch, r.write+"/"+name, relabelled(map[string]any{"app": "db"}))
+		both[i%2].Must(http.MethodPost, r.write, o)
+		both[(i+1)%2].Must(http.MethodPatch, r.write+"/"+name, relabelled(map[string]any{"app": "db"}))
 		if i%3 == 0 {
-			servers[i%2].must(http.MethodDelete, r.write+"/"+name+"?gracePeriodSeconds=0", nil)
+			both[i%2].Must(http.MethodDelete, r.write+"/"+name+"?gracePeriodSeconds=0", nil)
 		}
 	}
 	const marker = "zz-end-of-history"
 	last := p.mark(r, marker)
-	for _, s := range servers {
+	for _, s := range both {
 		// Any state will do from here on, so both have to have the last.
-		s.must(http.MethodGet, r.path+"?resourceVersionMatch=NotOlderThan&resourceVersion="+last, nil)
+		s.Must(http.MethodGet, r.path+"?resourceVersionMatch=NotOlderThan&resourceVersion="+last, nil)
 	}
 	for _, form := range forms {
 		for _, from := range []string{
@@ -252,9 +256,9 @@ func (p *pairOf) history(r served) {
 			"sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true",
 		} {
 			path := r.path + "?watch=1&" + from + form.query
-			ctx, cancel := context.WithTimeout(p.t.Context(), watchcache.Patience)
-			stockType, stock, stockErr := p.stock.stream(ctx, path, form.accept, marker+after, nil)
-			weirType, weir, weirErr := p.weir.stream(ctx, path, form.accept, marker+after, nil)
+			ctx, cancel := context.WithTimeout(p.t.Context(), servers.Patience)
+			stockType, stock, stockErr := stream(ctx, p.stock, path, form.accept, marker+after, nil)
+			weirType, weir, weirErr := stream(ctx, p.weir, path, form.accept, marker+after, nil)
 			cancel()
 			p.compare(form.name+" from "+from, marker, stockType, weirType, stock, weir, stockErr, weirErr)
 		}
@@ -269,8 +273,33 @@ const after = "-after"
 // resourceVersion.
 func (p *pairOf) mark(r served, marker string) string {
 	p.t.Helper()
-	p.stock.must(http.MethodPost, r.write, r.object(marker, "end"))
-	return resourceVersion(p.stock.must(http.MethodPost, r.write, r.object(marker+after, "end")))
+	p.stock.Must(http.MethodPost, r.write, r.object(marker, "end"))
+	return servers.ResourceVersion(p.stock.Must(http.MethodPost, r.write, r.object(marker+after, "end")))
+}
+
+// stream reads a response up to where it names the marker, and returns it with what
+// else had come by then.
+func stream(ctx context.Context, s *servers.Server, path, accept, marker string, opened func()) (contentType string, body []byte, err error) {
+	resp, err := s.Open(ctx, servers.Request{Path: path, Header: http.Header{"Accept": {accept}}})
+	if opened != nil {
+		opened()
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	buf := make([]byte, 64<<10)
+	for !bytes.Contains(body[max(0, len(body)-len(buf)-len(marker)):], []byte(marker)) {
+		n, err := resp.Body.Read(buf)
+		body = append(body, buf[:n]...)
+		if err != nil {
+			if resp.StatusCode != http.StatusOK && err == io.EOF {
+				return fmt.Sprint(resp.StatusCode, " ", resp.Header.Get("Content-Type")), body, nil
+			}
+			return "", body, fmt.Errorf("%s: %s: ended after %d bytes: %w", s.Name, path, len(body), err)
+		}
+	}
+	return fmt.Sprint(resp.StatusCode, " ", resp.Header.Get("Content-Type")), body, nil
 }
 
 func (p *pairOf) compare(what, marker, stockType, weirType string, stock, weir []byte, stockErr, weirErr error) {
@@ -310,27 +339,27 @@ func (p *pairOf) compare(what, marker, stockType, weirType string, stock, weir [
 func (p *pairOf) live(r served) {
 	p.t.Helper()
 	const marker = "zz-end-of-live"
-	at := resourceVersion(p.stock.must(http.MethodGet, r.path, nil))
-	type stream struct {
+	at := servers.ResourceVersion(p.stock.Must(http.MethodGet, r.path, nil))
+	type watched struct {
 		what, contentType string
 		table             bool
 		body              []byte
 		err               error
 	}
-	ctx, cancel := context.WithTimeout(p.t.Context(), watchcache.Patience)
+	ctx, cancel := context.WithTimeout(p.t.Context(), servers.Patience)
 	defer cancel()
-	var streams [2][]*stream
+	var streams [2][]*watched
 	var opened, ended sync.WaitGroup
-	for i, s := range []*server{p.stock, p.weir} {
+	for i, s := range []*servers.Server{p.stock, p.weir} {
 		for _, form := range forms {
 			for _, selector := range []string{"", "&labelSelector=app%3Dweb"} {
 				// Two of each, so that what one has had made is what the other gets.
 				for range 2 {
-					st := &stream{what: form.name + " live" + selector, table: strings.Contains(form.accept, "as=Table")}
+					st := &watched{what: form.name + " live" + selector, table: strings.Contains(form.accept, "as=Table")}
 					streams[i] = append(streams[i], st)
 					opened.Add(1)
 					ended.Go(func() {
-						st.contentType, st.body, st.err = s.stream(ctx, r.path+"?watch=1&resourceVersion="+at+form.query+selector, form.accept, marker+after, opened.Done)
+						st.contentType, st.body, st.err = stream(ctx, s, r.path+"?watch=1&resourceVersion="+at+form.query+selector, form.accept, marker+after, opened.Done)
 					})
 				}
 			}
@@ -340,11 +369,11 @@ func (p *pairOf) live(r served) {
 	for i, content := range []string{"", strings.Repeat("b", 70<<10)} {
 		o := r.object(fmt.Sprintf("live%d", i), content)
 		name := o["metadata"].(map[string]any)["name"].(string)
-		p.weir.must(http.MethodPost, r.write, o)
+		p.weir.Must(http.MethodPost, r.write, o)
 		for n, app := range []string{"web", "db", "web"} { // it leaves the selector and comes back
-			p.weir.must(http.MethodPatch, r.write+"/"+name, relabelled(map[string]any{"app": app, "n": fmt.Sprint(n)}))
+			p.weir.Must(http.MethodPatch, r.write+"/"+name, relabelled(map[string]any{"app": app, "n": fmt.Sprint(n)}))
 		}
-		p.weir.must(http.MethodDelete, r.write+"/"+name+"?gracePeriodSeconds=0", nil)
+		p.weir.Must(http.MethodDelete, r.write+"/"+name+"?gracePeriodSeconds=0", nil)
 	}
 	p.mark(r, marker)
 	ended.Wait()

@@ -5,9 +5,7 @@ package watchcache
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/url"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,7 +26,6 @@ import (
 	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/etcd3"
-	"k8s.io/apiserver/pkg/storage/etcd3/testserver"
 	etcdfeature "k8s.io/apiserver/pkg/storage/feature"
 	"k8s.io/apiserver/pkg/storage/value"
 	"k8s.io/apiserver/pkg/storage/value/encrypt/identity"
@@ -99,27 +96,6 @@ var (
 		},
 	}
 )
-
-// runEtcd starts an etcd for one test and returns a client whose reads are recorded.
-func runEtcd(t testing.TB) *kubernetes.Client {
-	t.Helper()
-	cfg := testserver.NewTestConfig(t)
-	for _, urls := range [][]url.URL{cfg.ListenClientUrls, cfg.AdvertiseClientUrls, cfg.ListenPeerUrls, cfg.AdvertisePeerUrls} {
-		for i := range urls {
-			urls[i].Host = "127.0.0.1:" + urls[i].Port()
-		}
-	}
-	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
-	// The only member need not wait long for others to stand for election.
-	cfg.TickMs, cfg.ElectionMs = 10, 100
-	client := testserver.RunEtcd(t, cfg)
-	t.Cleanup(func() {
-		if err := client.Close(); err != nil && !errors.Is(err, context.Canceled) {
-			t.Errorf("closing the etcd client: %v", err)
-		}
-	})
-	return client
-}
 
 // storeOptions say how the etcd3 store under test keeps Pods.
 type storeOptions struct {

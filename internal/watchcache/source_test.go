@@ -22,6 +22,8 @@ import (
 	"k8s.io/apiserver/pkg/storage/etcd3"
 	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
+
+	"github.com/weir-project/weir/test/etcd"
 )
 
 // putRaw writes what is no Pod where a Pod should be.
@@ -189,7 +191,7 @@ func TestCompactedPast(t *testing.T) {
 func TestNothingIsLeft(t *testing.T) {
 	// What the store itself keeps running for each cache or starts later is not looked for.
 	gates{features.SizeBasedListCostEstimate: false}.set(t)
-	client := runEtcd(t)
+	client := etcd.Run(t)
 	store := newStore(t, client, storeOptions{prefix: "/registry", still: true})
 	writer := &subject{Cache: &Cache{cfg: Config{Storage: store}}, client: client}
 	writer.churn(t, 100, 100)

@@ -21,6 +21,8 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 	storagetesting "k8s.io/apiserver/pkg/storage/testing"
 	"k8s.io/apiserver/pkg/storage/value"
+
+	"github.com/weir-project/weir/test/etcd"
 )
 
 // subject is a cache of Pods over an etcd of its own, for one of upstream's tests.
@@ -39,7 +41,7 @@ func newSubject(t *testing.T, options ...option) *subject {
 	for _, set := range options {
 		set(&o, &Config{})
 	}
-	client := runEtcd(t)
+	client := etcd.Run(t)
 	store := newStore(t, client, o)
 	cfg := podConfig(store, o.codec)
 	cfg.Trigger, cfg.Indexers = nil, nil
