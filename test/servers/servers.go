@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"syscall"
 	"testing"
@@ -75,6 +76,8 @@ type Server struct {
 	t            testing.TB
 	http2, http1 *http.Client
 	log          *buffer
+	// ended is closed when the process has ended.
+	ended chan struct{}
 }
 
 // Start starts a server over an etcd, and stops it with the test. It returns at once;
@@ -106,7 +109,7 @@ func Start(t testing.TB, name, etcd string, args ...string) *Server {
 		t.Fatal(err)
 	}
 	s := &Server{
-		Name: name, URL: "https://127.0.0.1:" + port, t: t, log: &buffer{},
+		Name: name, URL: "https://127.0.0.1:" + port, t: t, log: &buffer{}, ended: make(chan struct{}),
 		http2: &http.Client{Transport: NewTransport()}, http1: &http.Client{Transport: NewTransportHTTP1()},
 	}
 	command := exec.Command(binary, append([]string{
@@ -122,15 +125,20 @@ func Start(t testing.TB, name, etcd string, args ...string) *Server {
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
+	var exit error
+	go func() {
+		exit = command.Wait()
+		close(s.ended)
+	}()
 	t.Cleanup(func() {
 		s.http2.CloseIdleConnections()
 		s.http1.CloseIdleConnections()
 		_ = command.Process.Signal(syscall.SIGTERM) // it may have ended
-		if err := command.Wait(); err != nil {
-			t.Errorf("%s ended with %v", name, err)
+		if <-s.ended; exit != nil {
+			t.Errorf("%s ended with %v", name, exit)
 		}
 		if t.Failed() {
-			t.Logf("%s said:\n%.6000s", name, s.log)
+			t.Logf("%s said, beside what goes well:\n%.6000s", name, s.log.wrong())
 		}
 	})
 	return s
@@ -140,6 +148,11 @@ func Start(t testing.TB, name, etcd string, args ...string) *Server {
 func (s *Server) Wait() *Server {
 	s.t.Helper()
 	Eventually(s.t, s.Name+" to be ready", func() bool {
+		select {
+		case <-s.ended:
+			s.t.Fatalf("%s ended before it was ready", s.Name)
+		default:
+		}
 		status, _ := s.Do(http.MethodGet, "/readyz", nil)
 		return status == http.StatusOK
 	})
@@ -200,8 +213,12 @@ func (b *buffer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (b *buffer) String() string {
+// wrong returns it without the lines that are for information.
+func (b *buffer) wrong() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return string(b.data)
+	return string(informative.ReplaceAll(b.data, nil))
 }
+
+// informative finds lines of klog that are no errors.
+var informative = regexp.MustCompile(`(?m)^[IW]\d{4} .*\n`)
