@@ -1,0 +1,66 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lists puts lists to upstream's server and to weir's, over one etcd, and holds
+// the answers against each other. It knows weir by its flags, its metrics and what it
+// sends, and nothing of its inside.
+package lists
+
+import (
+	"context"
+	"testing"
+
+	"go.etcd.io/etcd/client/v3/kubernetes"
+
+	"github.com/weir-project/weir/test/etcd"
+	"github.com/weir-project/weir/test/servers"
+)
+
+func TestMain(m *testing.M) { servers.Main(m) }
+
+// Leases of the servers' identities are off: they would be renewed while answers are
+// compared.
+const gates = "CBORServingAndStorage=true,ShardedListAndWatch=true,APIServerIdentity=false,UnknownVersionInteroperabilityProxy=false"
+
+// pair is upstream's server and weir's over one etcd, with something to list.
+type pair struct {
+	etcd        *kubernetes.Client
+	stock, weir *servers.Server
+	// resources are those that both serve lists of.
+	resources []resource
+	// older and current are revisions: one at which there was less, and that of all data.
+	older, current int64
+}
+
+func (p *pair) both() []*servers.Server { return []*servers.Server{p.stock, p.weir} }
+
+// TestLists has all tests share one pair of servers, and goes from those that leave the
+// data alone to those that write.
+func TestLists(t *testing.T) {
+	p := &pair{etcd: etcd.Run(t)}
+	flags := []string{"--runtime-config=api/all=true", "--request-timeout=10m"}
+	endpoint := p.etcd.Endpoints()[0]
+	p.stock = servers.Start(t, servers.Stock, endpoint, append(flags, "--feature-gates="+gates)...)
+	p.weir = servers.Start(t, servers.Weir, endpoint, append(flags, "--feature-gates="+gates+",StreamingList=true")...)
+	p.stock.Wait()
+	p.weir.Wait()
+	p.fill(t)
+
+	t.Run("Same", p.testSame)
+	t.Run("Metrics", p.testMetrics)
+	t.Run("Slow", p.testSlow)
+	t.Run("Left", p.testLeft)
+	t.Run("Compacted", p.testCompacted)
+}
+
+// revision returns the revision that etcd is at.
+func (p *pair) revision(t testing.TB) int64 {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), servers.Patience)
+	defer cancel()
+	resp, err := p.etcd.KV.Get(ctx, "nothing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.Header.Revision
+}
