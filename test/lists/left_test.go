@@ -18,9 +18,9 @@ import (
 
 var (
 	// ours finds the frames of what serves lists or belongs to weir's cache.
-	ours = regexp.MustCompile(`weir/internal/(liststream|watchcache|coalesce)|endpoints/handlers\.ListResource`)
+	ours = regexp.MustCompile(`weir/internal/(liststream\.\(\*Answer\)|watchcache|frame)`)
 	// answering finds those of lists that are being answered.
-	answering = regexp.MustCompile(`weir/internal/liststream|endpoints/handlers\.ListResource`)
+	answering = regexp.MustCompile(`weir/internal/liststream\.\(\*Answer\)`)
 )
 
 // goroutines returns how many of weir's goroutines have a frame that is looked for, and
