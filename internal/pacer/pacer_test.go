@@ -16,53 +16,44 @@ func TestPercent(t *testing.T) {
 	const mb = 1 << 20
 	for _, c := range []struct {
 		name string
-		heap heap
+		s    state
 		want int
 	}{
-		{"nothing is alive yet", heap{}, 100},
-		{"a small heap", heap{live: 100 * mb, free: 50 * mb}, 100},
-		{"half of it encoded", heap{live: 2560 * mb, free: 1280 * mb}, 25},
-		{"nothing encoded", heap{live: 2560 * mb}, 50},
-		{"some of it garbage", heap{live: 2560 * mb, free: 1280 * mb, floating: 128 * mb}, 20},
-		{"much of it garbage", heap{live: 2560 * mb, free: 1280 * mb, floating: 1000 * mb}, 12},
-		{"nearly all encoded", heap{live: 2560 * mb, free: 2550 * mb}, 10},
+		{"nothing is alive yet", state{processors: 2}, 100},
+		{"a small heap", state{live: 100 * mb, rate: 1000 * mb, cost: 1, processors: 2}, 100},
+		{"a small heap at rest", state{live: 100 * mb, processors: 2}, 100},
+		{"at rest", state{live: 2560 * mb, free: 1280 * mb, processors: 2}, 10},
+		{"allocating a little", state{live: 2560 * mb, free: 1280 * mb, rate: 5 * mb, cost: 0.3, processors: 2}, 10},
+		// 0.48 s for a collection and 3% of a second: one in 16 s.
+		{"allocating", state{live: 2560 * mb, free: 1280 * mb, rate: 40 * mb, cost: 0.48, processors: 2}, 25},
+		{"allocating on more processors", state{live: 2560 * mb, free: 1280 * mb, rate: 80 * mb, cost: 0.48, processors: 4}, 25},
+		{"allocating fast", state{live: 2560 * mb, free: 1280 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 50},
+		{"allocating fast, nothing encoded", state{live: 2560 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 100},
+		{"allocating fast, nearly all encoded", state{live: 2560 * mb, free: 2550 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 10},
 		// The ledger is up to date, what was alive is as of the last collection.
-		{"more booked than was alive", heap{live: 2560 * mb, free: 4000 * mb}, 10},
-		{"a huge heap, nearly all encoded", heap{live: 1000 * 2560 * mb, free: 1000 * 2559 * mb}, 1},
+		{"more booked than was alive", state{live: 2560 * mb, free: 4000 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 10},
+		{"a huge heap at rest", state{live: 1000 * 2560 * mb, processors: 2}, 1},
 	} {
-		if got := percent(c.heap); got != c.want {
+		if got := percent(c.s); got != c.want {
 			t.Errorf("%s: %d%%, want %d%%", c.name, got, c.want)
 		}
 	}
 }
 
-// TestMeter reads the real runtime. What comes on top of what was there is garbage, as far
-// as can be told, unless it is in the books, and until it has stayed for long.
+// TestMeter reads a rate and a cost from the real runtime.
 func TestMeter(t *testing.T) {
-	const size = 64 << 20
 	var m meter
-	l := &ledger.Ledger{}
-	runtime.GC()
-	if h := m.read(l); h.floating != 0 || h.live <= 0 {
-		t.Errorf("at first: %+v", h)
+	if s := m.read(); s.rate != 0 {
+		t.Errorf("the first read has a rate of %v", s.rate)
 	}
+	const size = 64 << 20
 	kept := make([]byte, size)
 	runtime.GC()
-	if h := m.read(l); h.live < size || h.floating < size/2 {
-		t.Errorf("with %d bytes more: %+v", size, h)
-	}
-	l.Add(ledger.Frames, size)
-	if h := m.read(l); h.free != size || h.floating > size/2 {
-		t.Errorf("with %d bytes booked: %+v", size, h)
-	}
-	l.Add(ledger.Frames, -size)
-	for range memory {
-		m.read(l)
-	}
-	if h := m.read(l); h.floating > size/2 {
-		t.Errorf("with %d bytes that have stayed: %+v", size, h)
-	}
+	s := m.read()
 	runtime.KeepAlive(kept)
+	if s.live < size || s.rate <= 0 || s.cost < 0 || s.processors < 1 {
+		t.Errorf("after allocating %d bytes and a collection the state is %+v", size, s)
+	}
 }
 
 // TestRunEnds: Go's default is back when the pacer has ended, whatever it had set.

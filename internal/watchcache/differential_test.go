@@ -138,11 +138,22 @@ func newDifferential(t *testing.T, seed int64, sharded bool) *differential {
 		d.writeTo(d.direct)
 	}
 
-	stockStore := newStore(t, d.etcd.proxied(), o)
+	d.cacher, d.stock = startCacher(t, newStore(t, d.etcd.proxied(), o))
+	d.weir = startCache(t, podConfig(newStore(t, d.etcd.proxied(), o), nil))
+	eventually(t, "etcd's features to be known", func() bool {
+		return etcdfeature.DefaultFeatureSupportChecker.Supports(storage.RequestWatchProgress)
+	})
+	d.settle()
+	d.first = d.last
+	return d
+}
+
+// startCacher returns upstream's cache of Pods over a store, and what lists from it.
+func startCacher(t testing.TB, store storage.Interface) (*cacher.Cacher, *cacher.CacheDelegator) {
+	t.Helper()
 	config := podConfig(nil, nil)
-	var err error
-	d.cacher, err = cacher.NewCacherFromConfig(cacher.Config{
-		Storage:             stockStore,
+	c, err := cacher.NewCacherFromConfig(cacher.Config{
+		Storage:             store,
 		Versioner:           config.Versioner,
 		GroupResource:       config.GroupResource,
 		EventsHistoryWindow: cacher.DefaultEventFreshDuration,
@@ -158,21 +169,15 @@ func newDifferential(t *testing.T, seed int64, sharded bool) *differential {
 	if err != nil {
 		t.Fatalf("starting upstream's cacher: %v", err)
 	}
-	d.stock = cacher.NewCacheDelegator(d.cacher, stockStore)
+	d := cacher.NewCacheDelegator(c, store)
 	t.Cleanup(func() {
-		d.stock.Stop()
-		d.cacher.Stop()
+		d.Stop()
+		c.Stop()
 	})
-	if err := d.cacher.Wait(t.Context()); err != nil {
+	if err := c.Wait(t.Context()); err != nil {
 		t.Fatalf("waiting for upstream's cacher: %v", err)
 	}
-	d.weir = startCache(t, podConfig(newStore(t, d.etcd.proxied(), o), nil))
-	eventually(t, "etcd's features to be known", func() bool {
-		return etcdfeature.DefaultFeatureSupportChecker.Supports(storage.RequestWatchProgress)
-	})
-	d.settle()
-	d.first = d.last
-	return d
+	return c, d
 }
 
 func (d *differential) fatalf(format string, args ...any) {
