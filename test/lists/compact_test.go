@@ -43,7 +43,7 @@ func (p *pair) testCompacted(t *testing.T) {
 }
 
 // compact compacts etcd up to a revision by the servers' own protocol, and waits until
-// both have heard of it.
+// both have heard of it: upstream's cache asks for it every 15 seconds.
 func (p *pair) compact(t *testing.T, rev int64) {
 	t.Helper()
 	// A call with the wrong number of compactions so far does nothing but tell the right one.

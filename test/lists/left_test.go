@@ -16,34 +16,31 @@ import (
 	"github.com/weir-project/weir/test/servers"
 )
 
-var (
-	// ours finds the frames of what serves lists or belongs to weir's cache.
-	ours = regexp.MustCompile(`weir/internal/(liststream\.\(\*Answer\)|watchcache|frame)`)
-	// answering finds those of lists that are being answered.
-	answering = regexp.MustCompile(`weir/internal/liststream\.\(\*Answer\)`)
-)
+// kept finds the frames of what belongs to weir's cache, and of what serves watches.
+var kept = regexp.MustCompile(`weir/internal/(liststream|watchcache|coalesce)`)
 
-// goroutines returns how many of weir's goroutines have a frame that is looked for, and
-// where they are.
-func (p *pair) goroutines(t *testing.T, frame *regexp.Regexp) (n int, where string) {
+// goroutines returns how many goroutines of weir's answer lists, how many others have to
+// do with its cache, and where the former are.
+func (p *pair) goroutines(t *testing.T) (answering, others int, where string) {
 	t.Helper()
 	status, body := p.weir.In(t).Do(http.MethodGet, "/debug/pprof/goroutine?debug=1", nil)
 	if status != http.StatusOK {
 		t.Fatalf("the profile of goroutines: %d %.300s", status, body)
 	}
-	for stack := range strings.SplitSeq(string(body), "\n\n") {
-		if !frame.MatchString(stack) {
-			continue
-		}
+	for stack := range strings.SplitSeq(strings.TrimSpace(string(body)), "\n\n") {
 		count, _, ok := strings.Cut(stack, " @ ")
-		more, err := strconv.Atoi(count[strings.LastIndex(count, "\n")+1:])
-		if !ok || err != nil {
+		n, err := strconv.Atoi(count[strings.LastIndex(count, "\n")+1:])
+		switch {
+		case !ok || err != nil:
 			t.Fatalf("the profile of goroutines does not read as expected: %.300s", stack)
+		case strings.Contains(stack, "handlers.ListResource") && !strings.Contains(stack, "handlers.handleWatch"):
+			answering += n
+			where += stack + "\n\n"
+		case kept.MatchString(stack):
+			others += n
 		}
-		n += more
-		where += stack + "\n\n"
 	}
-	return n, where
+	return answering, others, where
 }
 
 // streams returns the bytes of buffers that weir says it holds.
@@ -64,28 +61,28 @@ func (p *pair) streams(t *testing.T) float64 {
 // testLeft ends lists in all ways but the good one, and sees to it that nothing of them
 // is left. It lists what testSlow has made.
 func (p *pair) testLeft(t *testing.T) {
-	baseline, _ := p.goroutines(t, ours)
+	_, baseline, _ := p.goroutines(t)
 	for name, client := range clients(t) {
 		for _, f := range []form{
 			{accept: []string{"application/json"}},
+			{accept: []string{"application/json"}, gzip: true},
 			{accept: []string{"application/vnd.kubernetes.protobuf"}},
 			{accept: []string{"application/json"}, query: "limit=900"},
 			{accept: []string{"application/yaml"}, query: "limit=900"},
 			{accept: []string{"application/json;as=Table;v=v1" + meta}, query: "includeObject=Object"},
 		} {
-			t.Run(fmt.Sprint(name, f.accept, f.query), func(t *testing.T) {
-				p.giveUp(t, client, f)
-				// Whatever it is, it must come to an end soon; what is watched meanwhile stays.
-				var n int
-				var left string
+			t.Run(fmt.Sprint(name, f.accept, f.query, f.gzip), func(t *testing.T) {
 				defer func() {
 					if t.Failed() {
-						t.Logf("%d goroutines are left, of %d at first; %v bytes in streams\n%.6000s", n, baseline, p.streams(t), left)
+						answering, others, where := p.goroutines(t)
+						t.Logf("%d lists are being answered, %d goroutines are others of the cache (%d at first), %v bytes are in streams\n%.4000s",
+							answering, others, baseline, p.streams(t), where)
 					}
 				}()
+				p.giveUp(t, client, f)
 				servers.Eventually(t, "the goroutines to be gone", func() bool {
-					n, left = p.goroutines(t, ours)
-					return n <= baseline
+					answering, others, _ := p.goroutines(t)
+					return answering == 0 && others <= baseline
 				})
 				servers.Eventually(t, "the buffers to be gone", func() bool { return p.streams(t) == 0 })
 			})
@@ -141,8 +138,8 @@ func (p *pair) giveUp(t *testing.T, client *http.Client, f form) {
 		stalled = append(stalled, open(t.Context(), "timeout=1s"))
 	}
 	servers.Eventually(t, "the lists that are not read to be given up", func() bool {
-		n, _ := p.goroutines(t, answering)
-		return n == 0
+		answering, _, _ := p.goroutines(t)
+		return answering == 0
 	})
 	for _, resp := range stalled {
 		if n, err := io.Copy(io.Discard, resp.Body); err == nil {

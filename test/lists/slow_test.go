@@ -12,7 +12,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -89,9 +88,15 @@ func write(ctx context.Context, s *servers.Server, method, path string, object a
 	return nil
 }
 
-func slowObject(i int, content byte) map[string]any {
+// slowObject returns one whose content is new, and remains large when it is compressed.
+func slowObject(i int) map[string]any {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	content := make([]byte, slowBytes)
+	for i := range content {
+		content[i] = letters[rand.IntN(len(letters))]
+	}
 	return map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": fmt.Sprintf("slow-%04d", i)},
-		"data": map[string]any{"content": strings.Repeat(string(content), slowBytes)}}
+		"data": map[string]any{"content": string(content)}}
 }
 
 // fillSlow makes a list that is too long for a connection to hold.
@@ -100,7 +105,7 @@ func (p *pair) fillSlow(t *testing.T) {
 	p.weir.In(t).Must(http.MethodPost, "/api/v1/namespaces", map[string]any{
 		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": slowNamespace}})
 	err := parallel(slowObjects, func(i int) error {
-		return write(t.Context(), p.weir, http.MethodPost, slowPath, slowObject(i, 'a'))
+		return write(t.Context(), p.weir, http.MethodPost, slowPath, slowObject(i))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +169,7 @@ func (p *pair) writeMuch(t *testing.T, n int) {
 		mu[w].Lock()
 		defer mu[w].Unlock()
 		k := rand.IntN(slowObjects/writers)*writers + w
-		path, object := slowPath+"/"+fmt.Sprintf("slow-%04d", k), slowObject(k, byte('b'+i%20))
+		path, object := slowPath+"/"+fmt.Sprintf("slow-%04d", k), slowObject(k)
 		if i%5 != 0 {
 			if err := write(t.Context(), p.weir, http.MethodPut, path, object); err != nil {
 				return err

@@ -21,6 +21,7 @@ type form struct {
 	accept []string
 	query  string
 	agent  string
+	gzip   bool
 }
 
 const meta = ";g=meta.k8s.io"
@@ -106,6 +107,9 @@ func request(path, query string, f form) combination {
 	}
 	if f.agent != "" {
 		c.Header.Set("User-Agent", f.agent)
+	}
+	if f.gzip {
+		c.Header.Set("Accept-Encoding", "gzip")
 	}
 	return c
 }
