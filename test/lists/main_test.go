@@ -41,7 +41,7 @@ func TestLists(t *testing.T) {
 	flags := []string{"--runtime-config=api/all=true", "--request-timeout=10m"}
 	endpoint := p.etcd.Endpoints()[0]
 	p.stock = servers.Start(t, servers.Stock, endpoint, append(flags, "--feature-gates="+gates)...)
-	p.weir = servers.Start(t, servers.Weir, endpoint, append(flags, "--feature-gates="+gates+",StreamingList=true")...)
+	p.weir = servers.Start(t, servers.Weir, endpoint, append(flags, "--feature-gates="+gates)...)
 	p.stock.Wait()
 	p.weir.Wait()
 	p.fill(t)
