@@ -67,7 +67,8 @@ func plug(ctx context.Context, config *app.Config) {
 		*getter = cachedRESTOptions{*getter, caches.Decorator()}
 	}
 	front := config.Aggregator.GenericConfig
-	if front.FlowControl != nil {
+	priced := front.FlowControl != nil
+	if priced {
 		front.FlowControl = charged{front.FlowControl, caches, streaming}
 	}
 	chain := front.BuildHandlerChainFunc
@@ -75,7 +76,11 @@ func plug(ctx context.Context, config *app.Config) {
 		if streaming {
 			api = liststream.Handler(api, newTypes(caches))
 		}
-		return withQuery(chain(coalesce.Handler(api), c))
+		handler := chain(coalesce.Handler(api), c)
+		if priced {
+			handler = withQuery(handler)
+		}
+		return handler
 	}
 }
 

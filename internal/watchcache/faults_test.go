@@ -7,7 +7,6 @@ import (
 	"context"
 	"io"
 	"net"
-	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -17,7 +16,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 
-	"k8s.io/apiserver/pkg/storage/etcd3/testserver"
+	"github.com/weir-project/weir/test/etcd"
 )
 
 // faultyEtcd is an etcd that can be restarted, behind proxies that can be broken.
@@ -34,14 +33,7 @@ type faultyEtcd struct {
 // newFaultyEtcd starts an etcd that lasts as long as the test.
 func newFaultyEtcd(t testing.TB) *faultyEtcd {
 	t.Helper()
-	cfg := testserver.NewTestConfig(t)
-	for _, urls := range [][]url.URL{cfg.ListenClientUrls, cfg.AdvertiseClientUrls, cfg.ListenPeerUrls, cfg.AdvertisePeerUrls} {
-		for i := range urls {
-			urls[i].Host = "127.0.0.1:" + urls[i].Port()
-		}
-	}
-	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
-	cfg.TickMs, cfg.ElectionMs = 10, 100
+	cfg := etcd.Config(t)
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	e := &faultyEtcd{t: t, cfg: cfg}
 	e.start()

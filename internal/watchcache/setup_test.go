@@ -35,6 +35,7 @@ import (
 
 	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/ledger"
+	"github.com/weir-project/weir/test/wait"
 )
 
 // patience bounds every wait of these tests. It decides nothing but when a test that
@@ -185,17 +186,7 @@ func startCache(t testing.TB, cfg Config) *Cache {
 // eventually waits until done returns true.
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("waiting for %s: not after %v", what, patience)
-		}
-	}
+	wait.Until(t, what, patience, done)
 }
 
 // waitRevision waits until the cache knows the state at rev.

@@ -12,12 +12,13 @@ import (
 	"testing"
 
 	"go.etcd.io/etcd/client/v3/kubernetes"
+	"go.etcd.io/etcd/server/v3/embed"
 
 	"k8s.io/apiserver/pkg/storage/etcd3/testserver"
 )
 
-// Run starts an etcd for one test and returns a client whose reads are recorded.
-func Run(t testing.TB) *kubernetes.Client {
+// Config returns the configuration of an etcd of one member that listens on loopback only.
+func Config(t testing.TB) *embed.Config {
 	t.Helper()
 	cfg := testserver.NewTestConfig(t)
 	for _, urls := range [][]url.URL{cfg.ListenClientUrls, cfg.AdvertiseClientUrls, cfg.ListenPeerUrls, cfg.AdvertisePeerUrls} {
@@ -28,7 +29,13 @@ func Run(t testing.TB) *kubernetes.Client {
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
 	// The only member need not wait long for others to stand for election.
 	cfg.TickMs, cfg.ElectionMs = 10, 100
-	client := testserver.RunEtcd(t, cfg)
+	return cfg
+}
+
+// Run starts an etcd for one test and returns a client whose reads are recorded.
+func Run(t testing.TB) *kubernetes.Client {
+	t.Helper()
+	client := testserver.RunEtcd(t, Config(t))
 	t.Cleanup(func() {
 		if err := client.Close(); err != nil && !errors.Is(err, context.Canceled) {
 			t.Errorf("closing the etcd client: %v", err)

@@ -23,6 +23,7 @@ import (
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 
 	"github.com/weir-project/weir/internal/apiserver"
+	"github.com/weir-project/weir/test/wait"
 )
 
 // The programs that a server can be of.
@@ -187,17 +188,7 @@ func NewTransportHTTP1() *http.Transport {
 // Eventually waits until done returns true.
 func Eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("waiting for %s: not after %v", what, Patience)
-		}
-	}
+	wait.Until(t, what, Patience, done)
 }
 
 // buffer is what a process has said so far; it may be read while that goes on.
