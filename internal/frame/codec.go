@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/storage"
 
+	"github.com/weir-project/weir/internal/transcode"
 	"github.com/weir-project/weir/internal/wire"
 )
 
@@ -38,7 +39,7 @@ type Config struct {
 	// Store keeps derived encodings.
 	Store *Store
 	// Types knows the built-in types. With it, what is kept in protobuf is decoded without
-	// the copy that Codec makes of it first. Optional.
+	// the copy that Codec makes of it first, and not at all for JSON. Optional.
 	Types Types
 	// Decorated tells whether the resource's REST storage changes an object, which is read
 	// only, on its way from storage to clients. Optional: none.
@@ -67,14 +68,14 @@ type Codec struct {
 	decoded reflect.Type
 
 	mu    sync.Mutex
-	types map[typeMeta]*typeMeta
+	types map[typeMeta]*objectType
 }
 
 // NewCodec returns a Codec.
 func NewCodec(cfg Config) *Codec {
 	obj := cfg.NewFunc()
 	_, custom := obj.(runtime.Unstructured)
-	return &Codec{cfg: cfg, store: cfg.Store, custom: custom, decoded: reflect.TypeOf(obj), types: map[typeMeta]*typeMeta{}}
+	return &Codec{cfg: cfg, store: cfg.Store, custom: custom, decoded: reflect.TypeOf(obj), types: map[typeMeta]*objectType{}}
 }
 
 // Encode makes a frame of an object that lies under key. The object is read only,
@@ -135,14 +136,20 @@ func (c *Codec) decode(data []byte) (runtime.Object, error) {
 	return runtime.Decode(c.cfg.Codec, data)
 }
 
-func (c *Codec) intern(t typeMeta) *typeMeta {
+func (c *Codec) intern(t typeMeta) *objectType {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if shared, ok := c.types[t]; ok {
 		return shared
 	}
-	c.types[t] = &t
-	return &t
+	shared := &objectType{typeMeta: t}
+	if types := c.cfg.Types; types != nil {
+		if obj, err := types.New(schema.FromAPIVersionAndKind(t.apiVersion, t.kind)); err == nil {
+			shared.json = transcode.For(reflect.TypeOf(obj).Elem())
+		}
+	}
+	c.types[t] = shared
+	return shared
 }
 
 // identify tells what an encoded object is. Of a format that has no envelope

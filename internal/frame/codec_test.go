@@ -147,7 +147,7 @@ func TestEncodeCustom(t *testing.T) {
 		"spec":     map[string]any{"html": "<b>&\u2028"},
 	}}
 	f := frameOf(t, c, obj)
-	if f.primary.format != wire.JSON || *f.typ != (typeMeta{"example.com/v1", "Widget"}) {
+	if f.primary.format != wire.JSON || f.typ.typeMeta != (typeMeta{"example.com/v1", "Widget"}) {
 		t.Errorf("the frame is %v %+v", f.primary.format, f.typ)
 	}
 	const want = `{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"w","namespace":"n","resourceVersion":"9","uid":"u-7"},"spec":{"html":"\u003cb\u003e\u0026\u2028"}}`

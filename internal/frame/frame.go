@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/weir-project/weir/internal/transcode"
 	"github.com/weir-project/weir/internal/wire"
 )
 
@@ -27,7 +28,7 @@ import (
 type Frame struct {
 	codec *Codec
 	// typ is the type that the primary encoding names.
-	typ *typeMeta
+	typ *objectType
 	key string
 	rev uint64
 	attrs
@@ -44,9 +45,16 @@ type Frame struct {
 
 var _ runtime.CacheableObject = (*Frame)(nil)
 
-// typeMeta is the type of encoded objects; one for all frames of a type.
+// typeMeta names the type of encoded objects.
 type typeMeta struct {
 	apiVersion, kind string
+}
+
+// objectType is the type of encoded objects; one for all frames of a type.
+type objectType struct {
+	typeMeta
+	// json makes JSON of what is kept in protobuf; nil if it is not known how.
+	json *transcode.Object
 }
 
 // encoded is an encoded object with the ADDED event round it, because that is how
@@ -232,8 +240,31 @@ func (f *Frame) as(format wire.Format, apiVersion string, encoder runtime.Encode
 		return encoded{}, fmt.Errorf("there is no encoder of %s into %s %s", f.key, format, apiVersion)
 	}
 	return f.codec.store.get(f, encoding{id: encoder.Identifier(), envelope: format}, func() (encoded, error) {
+		if format == wire.JSON && apiVersion == f.typ.apiVersion {
+			if e, ok := f.transcode(); ok {
+				return e, nil
+			}
+		}
 		return f.build(format, encoder.Encode)
 	})
+}
+
+// transcode makes the JSON of what is kept in protobuf without decoding it, where that is
+// possible.
+func (f *Frame) transcode() (encoded, bool) {
+	body, ok := f.primary.body()
+	if !ok || f.typ.json == nil {
+		return encoded{}, false
+	}
+	buf := scratch.Get().(*bytes.Buffer)
+	defer putScratch(buf)
+	buf.Reset()
+	buf.Grow(2 * len(body))
+	object, err := f.typ.json.AppendJSON(buf.AvailableBuffer(), f.typ.apiVersion, f.typ.kind, body)
+	if err != nil {
+		return encoded{}, false
+	}
+	return enclose(wire.JSON, object), true
 }
 
 // Metadata returns the object's metadata as a protobuf message, if they stand in what is
@@ -301,6 +332,11 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 		return e.writeEvent(v.eventType, w)
 	default:
 		e, err := f.codec.store.get(f, encoding{v.object, v.envelope, v.table}, func() (encoded, error) {
+			if v.plain && v.objectFormat == wire.JSON && v.apiVersion == f.typ.apiVersion {
+				if e, ok := f.transcode(); ok {
+					return e, nil
+				}
+			}
 			return f.buildObject(v, encode)
 		})
 		if err != nil {
