@@ -4,6 +4,7 @@
 package transcode
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -11,7 +12,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"sort"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -41,7 +42,9 @@ var writers = sync.Pool{New: func() any { return new(writer) }}
 type writer struct {
 	out []byte
 	// places is a stack: a message that is being written has one for each of its fields.
-	places           []place
+	places []place
+	// entries is a stack as well, of the maps that are being written.
+	entries          []entry
 	apiVersion, kind string
 }
 
@@ -296,10 +299,7 @@ func following(m *message, f *field, b []byte, at int) int {
 }
 
 // entry is one of a map: raw is the value as in a message, nil if there is none.
-type entry struct {
-	key string
-	raw []byte
-}
+type entry struct{ key, raw []byte }
 
 // entryFields are the fields of a map's entry.
 var entryFields = message{slots: []uint8{0, 1, 2}, wires: []uint8{delimited, delimited}}
@@ -312,7 +312,11 @@ func (s *writer) dict(m *message, f *field, b []byte, p place) error {
 		}
 		return nil
 	}
-	entries := make([]entry, 0, 16)
+	base := len(s.entries)
+	defer func() {
+		clear(s.entries[base:])
+		s.entries = s.entries[:base]
+	}()
 	sorted := true
 	for i, at := 0, p.first; ; {
 		var e entry
@@ -324,7 +328,7 @@ func (s *writer) dict(m *message, f *field, b []byte, p place) error {
 			}
 			switch slot {
 			case 1:
-				e.key = string(contents(inner, value))
+				e.key = contents(inner, value)
 			case 2:
 				if e.raw != nil {
 					return errTwice
@@ -333,19 +337,20 @@ func (s *writer) dict(m *message, f *field, b []byte, p place) error {
 			}
 			at = end
 		}
-		if len(entries) > 0 && e.key <= entries[len(entries)-1].key {
+		if n := len(s.entries); n > base && bytes.Compare(e.key, s.entries[n-1].key) <= 0 {
 			sorted = false
 		}
-		entries = append(entries, e)
+		s.entries = append(s.entries, e)
 		if i++; i == p.n {
 			break
 		}
 		at = following(m, f, b, at)
 	}
+	entries := s.entries[base:]
 	if !sorted {
-		sort.SliceStable(entries, func(i, j int) bool { return entries[i].key < entries[j].key })
+		slices.SortFunc(entries, func(a, b entry) int { return bytes.Compare(a.key, b.key) })
 		for i := range entries[1:] {
-			if entries[i].key == entries[i+1].key {
+			if bytes.Equal(entries[i].key, entries[i+1].key) {
 				return errTwice
 			}
 		}
@@ -356,7 +361,7 @@ func (s *writer) dict(m *message, f *field, b []byte, p place) error {
 		if s.out[len(s.out)-1] != '{' {
 			s.out = append(s.out, ',')
 		}
-		s.string([]byte(e.key))
+		s.string(e.key)
 		s.out = append(s.out, ':')
 		if err := s.value(f.value, e.raw); err != nil {
 			return err
