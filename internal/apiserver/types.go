@@ -5,6 +5,7 @@ package apiserver
 
 import (
 	"fmt"
+	"net/http"
 	"sync"
 
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
@@ -111,6 +113,11 @@ func (*types) Convert(obj runtime.Object, gv schema.GroupVersion) (runtime.Objec
 		}
 	}
 	return nil, fmt.Errorf("no server has types of %s", gv)
+}
+
+// Error implements liststream.Types with a Status in the media type that was asked for.
+func (*types) Error(err error, w http.ResponseWriter, req *http.Request) {
+	responsewriters.ErrorNegotiated(err, legacyscheme.Codecs, schema.GroupVersion{Version: "v1"}, w, req)
 }
 
 // crds is the resource of which a custom resource's columns are read.

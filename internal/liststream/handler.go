@@ -38,6 +38,8 @@ type Types interface {
 	// Convert returns obj, which may be changed, in an API version. A custom resource is
 	// in its version already.
 	Convert(obj runtime.Object, version schema.GroupVersion) (runtime.Object, error)
+	// Error answers a request with an error.
+	Error(err error, w http.ResponseWriter, req *http.Request)
 	// Tables returns the convertors that upstream may use for the rows of the resource
 	// that info names, of which obj is one.
 	Tables(info *request.RequestInfo, obj runtime.Object) []Table
@@ -62,6 +64,9 @@ type Answer struct {
 	told int
 	// state is how far the answer is.
 	state state
+	// ended says of a broken answer that the filter which times requests out has ended the
+	// response.
+	ended bool
 }
 
 type state uint8
@@ -126,7 +131,9 @@ func Handler(next http.Handler, types Types) http.Handler {
 		switch a.state {
 		case broken:
 			// Half a list must not look like a whole one.
-			panic(http.ErrAbortHandler)
+			if !a.ended {
+				panic(http.ErrAbortHandler)
+			}
 		case whole:
 			next.ServeHTTP(w, req) // sets the headers again that it has set
 		}
@@ -182,12 +189,15 @@ func (a *Answer) stream() (int, error) {
 		a.state = broken
 		if ctx.Err() == nil {
 			utilruntime.HandleErrorWithContext(ctx, err, "Ending a list in the middle", "path", a.req.URL.Path)
+		} else if started {
+			_, err := a.w.Write(nil)
+			a.ended = errors.Is(err, http.ErrHandlerTimeout)
 		}
 	default:
 		// Nothing has gone out: it is an error like any other.
 		utilruntime.HandleErrorWithContext(ctx, err, "Answering a list", "path", a.req.URL.Path)
 		a.state = streamed
-		http.Error(a.w, err.Error(), http.StatusInternalServerError)
+		a.types.Error(err, a.w, a.req)
 	}
 	a.body = nil
 	return sent, err

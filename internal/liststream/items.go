@@ -22,6 +22,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/weir-project/weir/internal/frame"
+	"github.com/weir-project/weir/internal/transcode"
 	"github.com/weir-project/weir/internal/wire"
 )
 
@@ -175,6 +176,10 @@ func derivedFrom(id runtime.Identifier, perishable bool, build func(*frame.Frame
 func (a *Answer) metadata(e encoding, version schema.GroupVersion) itemFunc {
 	kind := version.WithKind("PartialObjectMetadata")
 	made := derivedFrom(runtime.Identifier(fmt.Sprintf("list item, %s, %s", e, kind)), false, func(f *frame.Frame, w io.Writer) error {
+		if object, ok := partialJSON(f, kind); ok && e == inJSON {
+			_, err := w.Write(object)
+			return err
+		}
 		partial, err := partialOf(f)
 		if err != nil {
 			return err
@@ -194,6 +199,20 @@ func (a *Answer) metadata(e encoding, version schema.GroupVersion) itemFunc {
 		buf = wire.AppendProtobufMetadata(buf[:0], metadata)
 		return nil, buf, nil
 	}
+}
+
+var partialObject = transcode.For(reflect.TypeFor[metav1.PartialObjectMetadata]())
+
+// partialJSON returns the metadata of an object in JSON, where that needs no decoding.
+func partialJSON(f *frame.Frame, kind schema.GroupVersionKind) ([]byte, bool) {
+	metadata, ok := f.Metadata()
+	if !ok {
+		return nil, false
+	}
+	apiVersion, name := kind.ToAPIVersionAndKind()
+	message := wire.AppendProtobufMetadata(make([]byte, 0, len(metadata)+8), metadata)
+	object, err := partialObject.AppendJSON(make([]byte, 0, 2*len(metadata)), apiVersion, name, message)
+	return object, err == nil
 }
 
 // partialOf returns the metadata of an object, which is all that is decoded where that is
@@ -242,7 +261,11 @@ func (a *Answer) rows(e encoding, version schema.GroupVersion, columns []metav1.
 	served := schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}
 	partialKind := version.WithKind("PartialObjectMetadata")
 	id := fmt.Sprintf("row, %s, %s, %s, %s, %s", e, version, include, served, table.ID)
-	return derived(runtime.Identifier(id), true, func(obj runtime.Object, w io.Writer) error {
+	return derivedFrom(runtime.Identifier(id), true, func(f *frame.Frame, w io.Writer) error {
+		obj, err := f.Decode()
+		if err != nil {
+			return err
+		}
 		printed, err := table.ConvertToTable(ctx, obj, &metav1.TableOptions{NoHeaders: true})
 		if err != nil {
 			return err
@@ -257,6 +280,11 @@ func (a *Answer) rows(e encoding, version schema.GroupVersion, columns []metav1.
 		case metav1.IncludeNone:
 			row.Object.Object = nil
 		default:
+			if e == inJSON {
+				if object, ok := partialJSON(f, partialKind); ok {
+					return marshalRow(row, object, w)
+				}
+			}
 			var m metav1.Object
 			if m, err = meta.Accessor(row.Object.Object); err == nil {
 				partial := meta.AsPartialObjectMetadata(m)
@@ -275,10 +303,31 @@ func (a *Answer) rows(e encoding, version schema.GroupVersion, columns []metav1.
 			if err := e.marshal(row.Object.Object, buf); err != nil {
 				return err
 			}
-			row.Object = runtime.RawExtension{Raw: buf.Bytes()}
+			return marshalRow(row, buf.Bytes(), w)
 		}
 		return e.marshal(row, w)
 	}), nil
+}
+
+// marshalRow writes a row whose object is JSON already, which encoding/json would check and
+// copy once more.
+func marshalRow(row *metav1.TableRow, object []byte, w io.Writer) error {
+	const nothing = "null}"
+	row.Object = runtime.RawExtension{}
+	data, err := json.Marshal(row)
+	if err != nil {
+		return err
+	}
+	data, ok := bytes.CutSuffix(data, []byte(nothing))
+	if !ok {
+		return fmt.Errorf("a row ends in %q, not in its object", data[max(0, len(data)-len(nothing)):])
+	}
+	for _, part := range [...][]byte{data, object, []byte("}")} {
+		if _, err := w.Write(part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 var errEnough = errors.New("the first object is enough")

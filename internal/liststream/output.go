@@ -5,9 +5,11 @@ package liststream
 
 import (
 	"compress/gzip"
+	"context"
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/features"
@@ -20,6 +22,11 @@ const (
 	// gzipThreshold is upstream's defaultGzipThresholdBytes: smaller answers are not
 	// compressed.
 	gzipThreshold = 128 << 10
+	// gzipSize is what a gzip.Writer of that pool takes.
+	gzipSize = 1200 << 10
+	// grace is for what has to happen when a request's time is up: the filter's answer, and
+	// the end of a Write that is not blocked.
+	grace = 2 * time.Second
 )
 
 var (
@@ -32,7 +39,8 @@ var (
 // output gathers what is written into large writes and, as upstream does, compresses what
 // turns out to be large enough. close must be called.
 type output struct {
-	w http.ResponseWriter
+	w   http.ResponseWriter
+	ctx context.Context // the request's
 	// head[:headed] is what has come while it was not known whether to compress; nil from
 	// then on, or if that was never asked for.
 	head   *[gzipThreshold]byte
@@ -45,14 +53,39 @@ type output struct {
 	n      int
 	// sent is what has gone there.
 	sent int
+
+	// impatient ends a write that goes on for longer than it may; see newOutput.
+	impatient *time.Timer
+	mu        sync.Mutex
+	// writing says that a write is going on. Guarded by mu.
+	writing bool
 }
 
+// newOutput returns an output to the response of req.
+//
+// A client that stops reading would block the handler, which keeps the state alive that it
+// reads, for as long as the connection lasts: upstream's timeout waits for a Write to
+// return. So a Write that has begun within the request's time, and has not returned when
+// that has been up for grace, is made to fail. (That it goes on says that the response is
+// still the handler's: the filter would have to wait for it. A deadline set beforehand
+// could reach a response that the filter has ended, and would race with its own.)
 func newOutput(w http.ResponseWriter, req *http.Request) *output {
-	o := &output{w: w, buffer: buffers.Get().(*[bufferSize]byte)}
+	o := &output{w: w, ctx: req.Context(), buffer: buffers.Get().(*[bufferSize]byte)}
 	ledger.Process.Add(ledger.Streams, bufferSize)
 	if responsewriters.ContentEncodingSupported(req, features.APIResponseCompression) == "gzip" {
 		o.head = heads.Get().(*[gzipThreshold]byte)
 		ledger.Process.Add(ledger.Streams, gzipThreshold)
+	}
+	if deadline, ok := o.ctx.Deadline(); ok {
+		control := http.NewResponseController(w)
+		o.impatient = time.AfterFunc(time.Until(deadline)+grace, func() {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			if o.writing {
+				// Without one the connection ends it.
+				_ = control.SetWriteDeadline(time.Now())
+			}
+		})
 	}
 	return o
 }
@@ -66,8 +99,7 @@ func (o *output) Write(p []byte) (int, error) {
 		}
 		o.gz = gzips.Get().(*gzip.Writer)
 		o.gz.Reset((*plainOutput)(o))
-		o.w.Header().Set("Content-Encoding", "gzip")
-		o.w.Header().Add("Vary", "Accept-Encoding")
+		ledger.Process.Add(ledger.Streams, gzipSize)
 		if err := o.release(); err != nil {
 			return 0, err
 		}
@@ -127,13 +159,28 @@ func (o *plainOutput) drain() error {
 }
 
 func (o *plainOutput) write(p []byte) error {
+	if err := o.ctx.Err(); err != nil {
+		return err
+	}
 	if !o.started {
 		o.started = true
+		if o.gz != nil {
+			o.w.Header().Set("Content-Encoding", "gzip")
+			o.w.Header().Add("Vary", "Accept-Encoding")
+		}
 		o.w.WriteHeader(http.StatusOK)
 	}
+	o.setWriting(true)
 	n, err := o.w.Write(p)
+	o.setWriting(false)
 	o.sent += n
 	return err
+}
+
+func (o *plainOutput) setWriting(writing bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.writing = writing
 }
 
 // finish sends what is left.
@@ -151,11 +198,15 @@ func (o *output) finish() error {
 
 // close gives the buffers back.
 func (o *output) close() {
+	if o.impatient != nil {
+		o.impatient.Stop()
+	}
 	o.dropHead()
 	if o.gz != nil {
 		o.gz.Reset(nil)
 		gzips.Put(o.gz)
 		o.gz = nil
+		ledger.Process.Add(ledger.Streams, -gzipSize)
 	}
 	if o.buffer != nil {
 		buffers.Put(o.buffer)

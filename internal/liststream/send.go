@@ -7,8 +7,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net/http"
-	"time"
 
 	"sigs.k8s.io/yaml"
 
@@ -33,16 +31,6 @@ func (a *Answer) send() (sent int, started bool, err error) {
 		return 0, false, err
 	}
 
-	// A client that stops reading would block the handler, which keeps the state alive that
-	// it reads, for as long as the connection lasts: upstream's timeout waits for a Write to
-	// return. So the connection gets the request's own deadline.
-	if deadline, ok := a.req.Context().Deadline(); ok {
-		control := http.NewResponseController(a.w)
-		if control.SetWriteDeadline(deadline) == nil && a.req.ProtoMajor == 1 {
-			// The connection outlives the request, as a stream of HTTP/2 does not.
-			defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
-		}
-	}
 	out := newOutput(a.w, a.req)
 	defer out.close()
 	if err := a.sendItems(out, list, format, items); err != nil {
@@ -69,19 +57,22 @@ func (a *Answer) sendItems(out *output, list *wire.List, format wire.ListFormat,
 	}
 	// Some formats say before the items how many they are, or how long.
 	count, size := 0, 0
-	if format == wire.ListProtobuf || format == wire.ListCBOR {
-		err := each(func(head, rest []byte) error {
-			count++
+	var err error
+	switch format {
+	case wire.ListCBOR:
+		err = a.plan.Each(func(*frame.Frame) error { count++; return nil })
+	case wire.ListProtobuf:
+		err = each(func(head, rest []byte) error {
 			size += list.ItemSize(len(head) + len(rest))
 			return nil
 		})
-		if err != nil {
-			return err
-		}
+	}
+	if err != nil {
+		return err
 	}
 	before := make([]byte, 0, 32)
 	first := true
-	err := each(func(head, rest []byte) error {
+	err = each(func(head, rest []byte) error {
 		if first {
 			if _, err := out.Write(list.Head(count, size)); err != nil {
 				return err
