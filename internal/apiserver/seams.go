@@ -57,7 +57,8 @@ func plug(ctx context.Context, config *app.Config) {
 	registerMetrics()
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
 	caches := watchcache.NewCaches(watchcache.Options{Bounded: streaming, Types: builtIn{}, Decorated: decorated})
-	go pacer.Run(ctx, ledger.Process)
+	pace := pacer.New(ledger.Process)
+	go pace.Run(ctx)
 	for _, getter := range []*generic.RESTOptionsGetter{
 		&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,
 		&config.Aggregator.GenericConfig.RESTOptionsGetter,
@@ -74,7 +75,7 @@ func plug(ctx context.Context, config *app.Config) {
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		if streaming {
-			api = liststream.Handler(api, newTypes(caches))
+			api = liststream.Handler(api, newTypes(caches), pace.Hold)
 		}
 		handler := chain(coalesce.Handler(api), c)
 		if priced {

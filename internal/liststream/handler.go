@@ -56,7 +56,10 @@ type Answer struct {
 	w     http.ResponseWriter
 	req   *http.Request
 	types Types
+	hold  func() (release func())
 	plan  *Plan
+	// release ends the hold of the heap, nil if there is none.
+	release func()
 	// status and body are what the handler made of a list without items.
 	status int
 	body   []byte
@@ -112,15 +115,16 @@ func (a *Answer) Take(resource schema.GroupResource, p Plan) bool {
 	return true
 }
 
-// Handler answers lists in place where that can be done. It has to stand innermost.
-func Handler(next http.Handler, types Types) http.Handler {
+// Handler answers lists in place where that can be done. It has to stand innermost. hold is
+// called by a list that makes much garbage, and what it returns when that list ends.
+func Handler(next http.Handler, types Types, hold func() (release func())) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		info, ok := request.RequestInfoFrom(req.Context())
 		if !ok || req.Method != http.MethodGet || !Eligible(req.Context(), info) {
 			next.ServeHTTP(w, req)
 			return
 		}
-		a := &Answer{w: w, req: req, types: types}
+		a := &Answer{w: w, req: req, types: types, hold: hold}
 		next.ServeHTTP(responsewriter.WrapForHTTP1Or2(a), req.WithContext(context.WithValue(req.Context(), contextKey{}, a)))
 		if a.plan == nil {
 			return

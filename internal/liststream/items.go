@@ -176,9 +176,13 @@ func derivedFrom(id runtime.Identifier, perishable bool, build func(*frame.Frame
 func (a *Answer) metadata(e encoding, version schema.GroupVersion) itemFunc {
 	kind := version.WithKind("PartialObjectMetadata")
 	made := derivedFrom(runtime.Identifier(fmt.Sprintf("list item, %s, %s", e, kind)), false, func(f *frame.Frame, w io.Writer) error {
-		if object, ok := partialJSON(f, kind); ok && e == inJSON {
-			_, err := w.Write(object)
-			return err
+		if e == inJSON {
+			p := partials.Get().(*partialJSON)
+			defer partials.Put(p)
+			if object, ok := p.of(f, kind); ok {
+				_, err := w.Write(object)
+				return err
+			}
 		}
 		partial, err := partialOf(f)
 		if err != nil {
@@ -203,16 +207,23 @@ func (a *Answer) metadata(e encoding, version schema.GroupVersion) itemFunc {
 
 var partialObject = transcode.For(reflect.TypeFor[metav1.PartialObjectMetadata]())
 
-// partialJSON returns the metadata of an object in JSON, where that needs no decoding.
-func partialJSON(f *frame.Frame, kind schema.GroupVersionKind) ([]byte, bool) {
+// partialJSON is memory for an object's metadata as a message and in JSON.
+type partialJSON struct{ message, object []byte }
+
+var partials = sync.Pool{New: func() any { return new(partialJSON) }}
+
+// of returns the metadata of an object in JSON, where that needs no decoding. They are valid
+// until the next call.
+func (p *partialJSON) of(f *frame.Frame, kind schema.GroupVersionKind) (object []byte, ok bool) {
 	metadata, ok := f.Metadata()
 	if !ok {
 		return nil, false
 	}
 	apiVersion, name := kind.ToAPIVersionAndKind()
-	message := wire.AppendProtobufMetadata(make([]byte, 0, len(metadata)+8), metadata)
-	object, err := partialObject.AppendJSON(make([]byte, 0, 2*len(metadata)), apiVersion, name, message)
-	return object, err == nil
+	p.message = wire.AppendProtobufMetadata(p.message[:0], metadata)
+	var err error
+	p.object, err = partialObject.AppendJSON(p.object[:0], apiVersion, name, p.message)
+	return p.object, err == nil
 }
 
 // partialOf returns the metadata of an object, which is all that is decoded where that is
@@ -235,6 +246,10 @@ func partialOf(f *frame.Frame) (*metav1.PartialObjectMetadata, error) {
 
 // inner has buffers for the object in a row.
 var inner = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// holdFrom is how many bytes of encoded objects a list decodes, to throw them away, before
+// it asks for the heap not to grow any more: decoded they are several times that.
+const holdFrom = 4 << 20
 
 // rows returns the objects as rows of a Table with the given columns; see asTable in
 // k8s.io/apiserver/pkg/endpoints/handlers/response.go.
@@ -261,7 +276,11 @@ func (a *Answer) rows(e encoding, version schema.GroupVersion, columns []metav1.
 	served := schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}
 	partialKind := version.WithKind("PartialObjectMetadata")
 	id := fmt.Sprintf("row, %s, %s, %s, %s, %s", e, version, include, served, table.ID)
+	var decoded int64
 	return derivedFrom(runtime.Identifier(id), true, func(f *frame.Frame, w io.Writer) error {
+		if decoded += f.Size(); decoded > holdFrom && a.release == nil {
+			a.release = a.hold()
+		}
 		obj, err := f.Decode()
 		if err != nil {
 			return err
@@ -281,7 +300,9 @@ func (a *Answer) rows(e encoding, version schema.GroupVersion, columns []metav1.
 			row.Object.Object = nil
 		default:
 			if e == inJSON {
-				if object, ok := partialJSON(f, partialKind); ok {
+				p := partials.Get().(*partialJSON)
+				defer partials.Put(p)
+				if object, ok := p.of(f, partialKind); ok {
 					return marshalRow(row, object, w)
 				}
 			}

@@ -32,7 +32,12 @@ func (a *Answer) send() (sent int, started bool, err error) {
 	}
 
 	out := newOutput(a.w, a.req)
-	defer out.close()
+	defer func() {
+		out.close()
+		if a.release != nil {
+			a.release()
+		}
+	}()
 	if err := a.sendItems(out, list, format, items); err != nil {
 		return out.sent, out.started, err
 	}

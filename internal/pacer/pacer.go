@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"sync"
 	"time"
 
 	"github.com/weir-project/weir/internal/ledger"
@@ -27,6 +28,10 @@ const (
 	// collection has costs of its own, and the rate of allocation can change before it is
 	// looked at again.
 	least = 256 << 20
+	// heldShare and heldLeast are what the heap may grow by while it is held: a share of
+	// what is alive, which is what a collection costs, and no less than some bytes.
+	heldShare = 40
+	heldLeast = 32 << 20
 )
 
 // state is what the percentage is made from.
@@ -40,6 +45,8 @@ type state struct {
 	cost float64
 	// processors is how many there are.
 	processors int
+	// held is how large the heap may become while somebody holds it, else 0.
+	held int64
 }
 
 // percent returns the percentage of live by which the heap may grow.
@@ -47,37 +54,108 @@ func percent(s state) int {
 	if s.live <= 0 {
 		return goDefault
 	}
+	if s.held > 0 {
+		return int(max(1, min(goDefault, 100*max(s.held-s.live, heldLeast)/s.live)))
+	}
 	// At this slack a collection, every slack/rate seconds, takes its share.
 	slack := int64(s.cost * s.rate / (share * float64(s.processors)))
 	slack = max(least, min(slack, s.live-s.free))
 	return int(max(1, min(goDefault, 100*slack/s.live)))
 }
 
-// Run paces the collector by the books of l until ctx ends, and then sets Go's
-// default again. It does nothing if GOGC or GOMEMLIMIT is set.
-func Run(ctx context.Context, l *ledger.Ledger) {
+// Pacer paces the collector of a process. There should be one. Its methods may be called
+// by any number of goroutines.
+type Pacer struct {
+	ledger *ledger.Ledger
+
+	mu sync.Mutex
+	// running says that Run is. holds is how many hold the heap, held how large it may
+	// become meanwhile. set is the percentage that has been set last.
+	running bool
+	holds   int
+	held    int64
+	set     int
+	meter   meter
+}
+
+// New returns a Pacer that goes by the books of l.
+func New(l *ledger.Ledger) *Pacer { return &Pacer{ledger: l} }
+
+// Run paces the collector until ctx ends, and then sets Go's default again. It does
+// nothing if GOGC or GOMEMLIMIT is set.
+func (p *Pacer) Run(ctx context.Context) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	defer debug.SetGCPercent(goDefault)
+	p.start()
+	defer p.stop()
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
-	var m meter
-	m.read()
-	for set := goDefault; ; {
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-		}
-		s := m.read()
-		// Derived encodings come and go, and making them makes garbage: they earn slack.
-		s.free = l.Bytes(ledger.Frames) + l.Bytes(ledger.History)
-		if next := percent(s); next >= set+step || next <= set-step {
-			debug.SetGCPercent(next)
-			set = next
+			p.pace()
 		}
 	}
+}
+
+func (p *Pacer) start() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running, p.set = true, goDefault
+	p.meter.read()
+}
+
+func (p *Pacer) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running = false
+	debug.SetGCPercent(goDefault)
+}
+
+func (p *Pacer) pace() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.meter.read()
+	// Derived encodings come and go, and making them makes garbage: they earn slack.
+	s.free = p.ledger.Bytes(ledger.Frames) + p.ledger.Bytes(ledger.History)
+	s.held = p.held
+	if next := percent(s); next >= p.set+step || next <= p.set-step || p.held > 0 && next != p.set {
+		debug.SetGCPercent(next)
+		p.set = next
+	}
+}
+
+// Hold keeps the heap from growing by more than a small part until release is called,
+// whatever collections cost then: for a request that makes much garbage and keeps none of
+// it, so that memory does not follow the clients.
+func (p *Pacer) Hold() (release func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.holds++; p.holds == 1 && p.running {
+		live, heap := heapNow()
+		p.held = heap + max(heldLeast, live/heldShare)
+		p.set = percent(state{live: live, held: p.held})
+		debug.SetGCPercent(p.set)
+	}
+	return sync.OnceFunc(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		// The next look at the heap sets what is due then.
+		if p.holds--; p.holds == 0 {
+			p.held = 0
+		}
+	})
+}
+
+// heapNow returns what was alive at the end of the last collection, and what the heap takes
+// now.
+func heapNow() (live, heap int64) {
+	samples := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(samples)
+	return int64(samples[0].Value.Uint64()), int64(samples[1].Value.Uint64())
 }
 
 // meter reads the runtime's counters.

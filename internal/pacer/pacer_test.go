@@ -32,6 +32,8 @@ func TestPercent(t *testing.T) {
 		{"allocating fast, nearly all encoded", state{live: 2560 * mb, free: 2550 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 10},
 		// The ledger is up to date, what was alive is as of the last collection.
 		{"more booked than was alive", state{live: 2560 * mb, free: 4000 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 10},
+		{"held", state{live: 2560 * mb, rate: 1000 * mb, cost: 1, processors: 2, held: 2816 * mb}, 10},
+		{"held, and full already", state{live: 2560 * mb, rate: 1000 * mb, cost: 1, processors: 2, held: 2000 * mb}, 1},
 		{"a huge heap at rest", state{live: 1000 * 2560 * mb, processors: 2}, 1},
 	} {
 		if got := percent(c.s); got != c.want {
@@ -64,7 +66,7 @@ func TestRunEnds(t *testing.T) {
 	defer debug.SetGCPercent(before)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	Run(ctx, &ledger.Ledger{})
+	New(&ledger.Ledger{}).Run(ctx)
 	if got := debug.SetGCPercent(before); got != goDefault {
 		t.Errorf("the percentage is %d when the pacer has ended, want %d", got, goDefault)
 	}
@@ -79,10 +81,47 @@ func TestOperatorsChoice(t *testing.T) {
 			t.Setenv(name, "50")
 			before := debug.SetGCPercent(42)
 			defer debug.SetGCPercent(before)
-			Run(t.Context(), &ledger.Ledger{})
+			New(&ledger.Ledger{}).Run(t.Context())
 			if got := debug.SetGCPercent(before); got != 42 {
 				t.Errorf("with %s set the percentage became %d", name, got)
 			}
 		})
+	}
+}
+
+// TestHold: while somebody holds the heap it may grow by a small part only, and then as it
+// did before.
+func TestHold(t *testing.T) {
+	t.Setenv("GOGC", "")
+	t.Setenv("GOMEMLIMIT", "")
+	before := debug.SetGCPercent(42)
+	defer debug.SetGCPercent(before)
+	p := New(&ledger.Ledger{})
+	// Held before it runs, or not running at all, the collector is left alone.
+	p.Hold()()
+	if got := debug.SetGCPercent(42); got != 42 {
+		t.Errorf("not running, the percentage became %d", got)
+	}
+	p.start()
+	defer p.stop()
+	kept := make([]byte, 1<<30)
+	runtime.GC()
+	first, second := p.Hold(), p.Hold()
+	for range 2 {
+		p.mu.Lock()
+		set := p.set
+		p.mu.Unlock()
+		if set > 20 {
+			t.Errorf("held, the heap may grow by %d%%", set)
+		}
+		first()
+		first() // counts once
+		p.pace()
+	}
+	second()
+	p.pace()
+	runtime.KeepAlive(kept)
+	if p.set <= 20 {
+		t.Errorf("released, the heap may grow by %d%% only", p.set)
 	}
 }
