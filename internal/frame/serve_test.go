@@ -4,8 +4,10 @@
 package frame
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -265,4 +268,45 @@ func BenchmarkCacheEncode(b *testing.B) {
 			c.store.sweepAll()
 		})
 	}
+}
+
+// undecodable knows types, but cannot say what is in an object.
+type undecodable struct{ legacyTypes }
+
+func (undecodable) Internal(runtime.Object) (runtime.Object, error) {
+	return nil, errors.New("this would be decoding")
+}
+
+// TestJSONWithoutDecoding: what is kept in protobuf is sent as JSON without being decoded,
+// in watches and in lists, unless there is something that protobuf does not keep.
+func TestJSONWithoutDecoding(t *testing.T) {
+	r := core("ConfigMap", "configmaps")
+	want := r.serve(t, inJSON, watch.Event{Type: watch.Added, Object: internal(t, configMap)})
+	c, _ := r.codec(t, 1<<20)
+	f := frameOf(t, c, configMap)
+	c.cfg.Types = undecodable{legacyTypes{legacyscheme.Scheme}}
+	equal(t, "a watch", r.serve(t, inJSON, watch.Event{Type: watch.Added, Object: f}), want)
+
+	info, _ := runtime.SerializerInfoForMediaType(legacyscheme.Codecs.SupportedMediaTypes(), inJSON)
+	encoder := legacyscheme.Codecs.EncoderForVersion(info.Serializer, v1.SchemeGroupVersion)
+	object, err := f.As(wire.JSON, "v1", encoder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var event struct{ Object json.RawMessage }
+	if err := json.Unmarshal(want, &event); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "an object", object, event.Object)
+
+	set := resource{stored: appsv1.SchemeGroupVersion.WithKind("StatefulSet"), served: appsv1.SchemeGroupVersion.WithKind("StatefulSet"), plural: "statefulsets", mediaType: inProtobuf}
+	claims := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "n", ResourceVersion: "3"}}
+	claims.Spec.VolumeClaimTemplates = []v1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}}}
+	want = set.serve(t, inJSON, watch.Event{Type: watch.Added, Object: internal(t, claims)})
+	if !bytes.Contains(want, []byte(`"kind":"PersistentVolumeClaim"`)) {
+		t.Fatalf("upstream does not name the kind of claims: %s", want)
+	}
+	c, _ = set.codec(t, 1<<20)
+	f = frameOf(t, c, claims)
+	equal(t, "a watch of what protobuf does not keep", set.serve(t, inJSON, watch.Event{Type: watch.Added, Object: f}), want)
 }

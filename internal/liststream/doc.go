@@ -9,7 +9,7 @@
 //	                              ▼
 //	              Answer: head ── item, item, … from the plan ── tail ──▶ connection
 //
-// Upstream's handler parses, validates, authorizes, negotiates, transforms and sets the
+// Upstream's handler parses, validates, negotiates, transforms and sets the
 // headers, as always. What it then encodes has no items, because the storage has handed
 // its plan of the list to the Answer instead; the Answer puts the items in their place,
 // still inside of upstream's Write, so that latency and size are counted as ever. So the
