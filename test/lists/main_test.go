@@ -51,6 +51,7 @@ func TestLists(t *testing.T) {
 	t.Run("Slow", p.testSlow)
 	t.Run("Left", p.testLeft)
 	t.Run("Compacted", p.testCompacted)
+	t.Run("Old", p.testOld)
 }
 
 // revision returns the revision that etcd is at.
