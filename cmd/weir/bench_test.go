@@ -19,9 +19,16 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.uber.org/zap"
+
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/weir-project/weir/internal/bench"
+	testetcd "github.com/weir-project/weir/test/etcd"
+	testwait "github.com/weir-project/weir/test/wait"
 )
 
 // small makes every dataset small.
@@ -325,6 +332,87 @@ func TestBenchInterrupted(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What scenarios make beside the datasets does not stay in a work directory that is kept: lists of all Pods would have it.
+func TestBenchKeptWorkDir(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes a minute")
+	}
+	dir := t.TempDir()
+	flags := []string{"--target=weir", "--work-dir=" + dir}
+	watchers := append([]string{"--count=3", "--scope=all"}, flags...)
+	for scenario, args := range map[string][]string{
+		"watchers": watchers,
+		"fanout":   append([]string{"--watchers=2", "--updates=4", "--objects=2", "--rate=0"}, flags...),
+		"writes":   append([]string{"--operations=20", "--warm-up=2", "--rounds=1"}, flags...),
+	} {
+		r := startBench(t, scenario, args...)
+		if code := r.wait(); code != 0 {
+			t.Errorf("%s: exit status %d\n%s", scenario, code, r.progress)
+		}
+		if left := besideData(t, dir); len(left) > 0 {
+			t.Errorf("%s leaves behind %q", scenario, left)
+		}
+	}
+
+	r := startBench(t, "watchers", watchers...)
+	r.untilSays("s CPU") // there are the Pods, and the watches
+	if err := r.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if code := r.wait(); code != 1 || !strings.Contains(r.lastLine(), "interrupt") {
+		t.Errorf("exit status %d\n%s", code, r.progress)
+	}
+	if left := besideData(t, dir); len(left) > 0 {
+		t.Errorf("an interrupted run leaves behind %q", left)
+	}
+
+	// Killed, it cannot help leaving them; the next run removes them.
+	r = startBench(t, "watchers", watchers...)
+	r.untilSays("s CPU")
+	if err := r.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-r.exited
+	testwait.Until(t, "the killed run's children to end", patience, func() bool { return len(r.processes("")) == 0 })
+	if left := besideData(t, dir); len(left) != 3 {
+		t.Errorf("a killed run leaves behind %q, want three Pods: what follows says nothing", left)
+	}
+	r = startBench(t, "list", append([]string{"--streams=2"}, flags...)...)
+	if code := r.wait(); code != 0 { // readers count the Pods
+		t.Errorf("exit status %d\n%s", code, r.progress)
+	}
+	if left := besideData(t, dir); len(left) > 0 {
+		t.Errorf("left behind for good: %q", left)
+	}
+}
+
+// besideData returns the keys of the Pods and ConfigMaps in a work directory that belong to no dataset.
+func besideData(t *testing.T, workDir string) (keys []string) {
+	t.Helper()
+	cfg := testetcd.Config(t)
+	cfg.Dir = filepath.Join(workDir, "etcd")
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	etcd, err := embed.StartEtcd(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer etcd.Close()
+	<-etcd.Server.ReadyNotify()
+	for _, prefix := range []string{"/registry/pods/weir-bench-", "/registry/configmaps/weir-bench-"} {
+		found, err := v3client.New(etcd.Server).Get(t.Context(), prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, kv := range found.Kvs {
+			if key := string(kv.Key); !strings.HasPrefix(key, prefix+"data-") {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return keys
 }
 
 // Where results cannot be written it is said before hours are spent on them; where that fails only in the end, the table

@@ -133,7 +133,7 @@ func needs(scenarios []scenario, extraData []string, at place) []need {
 		}
 	}
 	if resources["configmaps"] {
-		list = append(list, need{resource: "configmaps", verbs: []string{"update", "delete"}, namespaced: true})
+		list = append(list, need{resource: "configmaps", verbs: []string{"update"}, namespaced: true})
 	}
 	return list
 }
@@ -248,11 +248,10 @@ func (c *cluster) removeNamespace(ctx context.Context) error {
 
 // emptyNamespace deletes all that bench may have put into the namespace.
 func (c *cluster) emptyNamespace(ctx context.Context) error {
-	now := []byte(`{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0}`)
 	paths := []string{"/api/v1", "/api/v1", "/api/v1", "/api/v1", "/apis/" + c.place.customGroup() + "/" + customVersion}
 	for i, resource := range []string{"secrets", "pods", "configmaps", "serviceaccounts", customPlural} {
 		path := c.place.collection(paths[i], resource)
-		err := restClient(c.client()).Delete().RequestURI(path).SetHeader("Content-Type", jsonType).SetHeader("Accept", jsonType).Body(now).Do(ctx).Error()
+		err := deleteAll(ctx, c.client(), path)
 		// Not found: the definition was never made. Forbidden: the user was not asked to be allowed what the scenario
 		// did not need, so nothing is there.
 		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {

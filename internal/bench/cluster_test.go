@@ -29,9 +29,13 @@ func TestSharedPlaceIsOneNamespace(t *testing.T) {
 			}
 		}
 	}
-	for _, purpose := range []string{"fanout", "writes", "watchers"} {
-		if ns := at.namespace(purpose); ns != "mine" {
-			t.Errorf("%s writes into namespace %s", purpose, ns)
+	for _, sc := range writingScenarios {
+		if ns := at.namespace(sc.name()); ns != "mine" {
+			t.Errorf("%s writes into namespace %s", sc.name(), ns)
+		}
+		// The datasets are in the same namespace, and stay.
+		if path := at.extras(sc, "pods"); !strings.HasPrefix(path, "/api/v1/namespaces/mine/pods?labelSelector=") {
+			t.Errorf("%s removes %s", sc.name(), path)
 		}
 	}
 	if problems := validation.IsDNS1123Subdomain(customPlural + "." + at.customGroup()); len(problems) > 0 {
@@ -61,10 +65,10 @@ func TestNeedsFollowScenarios(t *testing.T) {
 	}{
 		{"secrets", asked([]scenario{&readScenario{Dataset: "a"}}), []string{"create secrets", "list secrets", "watch secrets", "deletecollection secrets"}},
 		{"fanout", asked([]scenario{&fanoutScenario{}}), []string{
-			"create configmaps", "list configmaps", "watch configmaps", "deletecollection configmaps", "update configmaps", "delete configmaps"}},
+			"create configmaps", "list configmaps", "watch configmaps", "deletecollection configmaps", "update configmaps"}},
 		{"extra data", asked([]scenario{&fanoutScenario{}}, "a"), []string{
 			"create secrets", "list secrets", "watch secrets", "deletecollection secrets",
-			"create configmaps", "list configmaps", "watch configmaps", "deletecollection configmaps", "update configmaps", "delete configmaps"}},
+			"create configmaps", "list configmaps", "watch configmaps", "deletecollection configmaps", "update configmaps"}},
 		{"pods", asked([]scenario{&watchersScenario{}}), []string{
 			"update pods/status", "create serviceaccounts", "deletecollection serviceaccounts",
 			"create pods", "list pods", "watch pods", "deletecollection pods"}},

@@ -6,6 +6,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"net/url"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,6 +20,8 @@ const (
 	ownerValue = "weir-bench"
 	// runLabel tells the runs apart that share a cluster.
 	runLabel = "bench.weir-project.github.io/run"
+	// scenarioLabel marks what a scenario makes beside the datasets; its value is the scenario's name.
+	scenarioLabel = "bench.weir-project.github.io/scenario"
 
 	namespacePrefix = "weir-bench-"
 )
@@ -100,4 +103,35 @@ func ownNamespace(ctx context.Context, client kubernetes.Interface, name string)
 		return nil, fmt.Errorf("namespace %s was not made by weir bench (it lacks the label %s=%s): refusing to write into it", name, ownerLabel, ownerValue)
 	}
 	return ns, nil
+}
+
+// writingScenarios are all scenarios that make objects beside the datasets.
+var writingScenarios = []writingScenario{&watchersScenario{}, &fanoutScenario{}, &writesScenario{}}
+
+// extras is the collection of what a scenario makes of a resource beside the datasets, in a namespace that is the
+// scenario's alone. On a shared cluster the datasets are in there too, and the label tells them apart.
+func (p place) extras(sc scenario, resource string) string {
+	path := "/api/v1/namespaces/" + p.namespace(sc.name()) + "/" + resource
+	if p.only != "" {
+		path += "?labelSelector=" + url.QueryEscape(scenarioLabel+"="+sc.name())
+	}
+	return path
+}
+
+// removeExtras deletes what a scenario made beside the datasets, in this run or in an earlier one that was killed: whoever
+// reads a dataset across all namespaces would find it there.
+func (p place) removeExtras(ctx context.Context, client kubernetes.Interface, sc writingScenario) error {
+	for _, resource := range sc.writes() {
+		path := p.extras(sc, resource)
+		if err := deleteAll(ctx, client, path); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("delete %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// deleteAll deletes a collection without giving anything in it time to end.
+func deleteAll(ctx context.Context, client kubernetes.Interface, path string) error {
+	now := []byte(`{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0}`)
+	return restClient(client).Delete().RequestURI(path).SetHeader("Content-Type", jsonType).SetHeader("Accept", jsonType).Body(now).Do(ctx).Error()
 }

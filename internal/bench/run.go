@@ -333,6 +333,14 @@ func (b *bench) load(ctx context.Context, scenarios []scenario) (err error) {
 	if err := srv.waitReady(loadCtx); err != nil {
 		return err
 	}
+	if b.cluster == nil { // there the namespace is new
+		// A run that was killed may have left them in the work directory.
+		for _, sc := range writingScenarios {
+			if err := b.place.removeExtras(loadCtx, srv.client, sc); err != nil {
+				return err
+			}
+		}
+	}
 	wrote := false
 	for _, name := range names {
 		d, ok := b.data[name]

@@ -38,15 +38,18 @@ func (sc *watchersScenario) run(ctx context.Context, s *session) error {
 		return err
 	}
 	client := s.server.client
-	namespace := s.place.namespace("watchers")
-	if _, err := s.place.prepare(ctx, client, namespace); err != nil {
+	namespace, remove, err := s.prepareExtras(ctx, sc)
+	if err != nil {
 		return err
 	}
+	defer remove()
 	if err := s.place.preparePods(ctx, client); err != nil {
 		return err
 	}
 	for i := range watchersPods {
-		if err := createPod(ctx, client, namespace, s.place.pod(i), i); err != nil {
+		pod := s.place.pod(i)
+		pod.Labels[scenarioLabel] = sc.name()
+		if err := createPod(ctx, client, namespace, pod, i); err != nil {
 			return fmt.Errorf("prepare a Pod to watch: %w", err)
 		}
 	}

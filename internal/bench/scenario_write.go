@@ -7,11 +7,9 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -37,15 +35,20 @@ func (sc *fanoutScenario) run(ctx context.Context, s *session) error {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	namespace := s.place.namespace("fanout")
-	if _, err := s.place.prepare(ctx, s.server.client, namespace); err != nil {
+	namespace, remove, err := s.prepareExtras(ctx, sc)
+	if err != nil {
 		return err
 	}
+	defer remove()
 	configMaps := s.server.client.CoreV1().ConfigMaps(namespace)
+	object := func(i, version int) *corev1.ConfigMap {
+		object := newConfigMap("fanout", i, version, sc.ObjectSize)
+		object.Labels[scenarioLabel] = sc.name()
+		return object
+	}
 	var version string
 	for i := range sc.Objects {
-		_ = configMaps.Delete(ctx, newConfigMap("fanout", i, 0, sc.ObjectSize).Name, metav1.DeleteOptions{}) // of an earlier run
-		created, err := configMaps.Create(ctx, newConfigMap("fanout", i, 0, sc.ObjectSize), metav1.CreateOptions{})
+		created, err := configMaps.Create(ctx, object(i, 0), metav1.CreateOptions{})
 		if err != nil {
 			return fmt.Errorf("prepare an object to update: %w", err)
 		}
@@ -74,7 +77,7 @@ func (sc *fanoutScenario) run(ctx context.Context, s *session) error {
 					return err
 				}
 			}
-			if _, err := configMaps.Update(ctx, newConfigMap("fanout", i%sc.Objects, i+1, sc.ObjectSize), metav1.UpdateOptions{}); err != nil {
+			if _, err := configMaps.Update(ctx, object(i%sc.Objects, i+1), metav1.UpdateOptions{}); err != nil {
 				return fmt.Errorf("update %d: %w", i, err)
 			}
 		}
@@ -110,25 +113,15 @@ func (sc *writesScenario) run(ctx context.Context, s *session) error {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	client := s.server.client
-	namespace := s.place.namespace("writes")
-	if _, err := s.place.prepare(ctx, client, namespace); err != nil {
+	namespace, remove, err := s.prepareExtras(ctx, sc)
+	if err != nil {
 		return err
 	}
-	configMaps := client.CoreV1().ConfigMaps(namespace)
-	// Names of their own, should an interrupted run have left objects behind.
-	run := "w" + strconv.FormatInt(time.Now().UnixNano(), 36)
-	defer func() {
-		// Also when the user interrupts: nothing of this stays.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		if err := configMaps.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: runLabel + "=" + run}); err != nil && !apierrors.IsNotFound(err) {
-			s.say("  objects in namespace %s are left behind: %v", namespace, err)
-		}
-	}()
+	defer remove()
+	configMaps := s.server.client.CoreV1().ConfigMaps(namespace)
 	write := func(ctx context.Context, prefix string, i int) error {
 		object := newConfigMap(prefix, i/2, i, sc.ObjectSize)
-		object.Labels[runLabel] = run
+		object.Labels[scenarioLabel] = sc.name()
 		var err error
 		if i%2 == 0 {
 			_, err = configMaps.Create(ctx, object, metav1.CreateOptions{})
@@ -155,13 +148,13 @@ func (sc *writesScenario) run(ctx context.Context, s *session) error {
 			return nil
 		})
 	}
-	if err := pairs(ctx, run+"-warm", sc.WarmUp, nil); err != nil {
+	if err := pairs(ctx, "warm-up", sc.WarmUp, nil); err != nil {
 		return err
 	}
-	_, err := s.phase(ctx, fmt.Sprintf("writes x%d", sc.Writers), func(ctx context.Context, p *Phase) error {
+	_, err = s.phase(ctx, fmt.Sprintf("writes x%d", sc.Writers), func(ctx context.Context, p *Phase) error {
 		latency := make([]float64, sc.Operations/2*2)
 		began := time.Now()
-		if err := pairs(ctx, run, sc.Operations, latency); err != nil {
+		if err := pairs(ctx, "writes", sc.Operations, latency); err != nil {
 			return err
 		}
 		p.Figures["writes/s"] = float64(len(latency)) / time.Since(began).Seconds()

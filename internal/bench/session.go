@@ -135,6 +135,25 @@ func (s *session) measure(ctx context.Context, name string, quiet bool, do func(
 	return p, nil
 }
 
+// prepareExtras makes the namespace of what a scenario makes beside the datasets, with nothing of it left from before. It
+// must all have scenarioLabel. remove deletes it, also when the user interrupts or the scenario fails.
+func (s *session) prepareExtras(ctx context.Context, sc writingScenario) (namespace string, remove func(), err error) {
+	namespace = s.place.namespace(sc.name())
+	if _, err := s.place.prepare(ctx, s.server.client, namespace); err != nil {
+		return "", nil, err
+	}
+	if err := s.place.removeExtras(ctx, s.server.client, sc); err != nil {
+		return "", nil, err
+	}
+	return namespace, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		if err := s.place.removeExtras(ctx, s.server.client, sc); err != nil {
+			s.say("  objects in namespace %s are left behind: %v", namespace, err)
+		}
+	}, nil
+}
+
 // startReaders starts a reader child with a job and waits until it is ready for "go".
 func (s *session) startReaders(ctx context.Context, job readerJob) (*dialogue, error) {
 	job.Access = s.server.access
