@@ -89,7 +89,8 @@ func (c charged) size(ctx context.Context, digest utilflowcontrol.RequestDigest)
 	}
 	cache := c.caches.Of(schema.GroupResource{Group: info.APIGroup, Resource: info.Resource})
 	asked, _ := ctx.Value(queryKey{}).(*url.URL)
-	if cache == nil || asked == nil {
+	// A cache that is not ready has etcd answer some lists, and knows the size of none.
+	if cache == nil || asked == nil || !cache.Ready() {
 		return 0, false
 	}
 	if info.Verb == "watch" {

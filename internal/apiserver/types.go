@@ -19,7 +19,9 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/kube-aggregator/pkg/apis/apiregistration"
 	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
+	apiservicestorage "k8s.io/kube-aggregator/pkg/registry/apiservice/etcd"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/printers"
 	printersinternal "k8s.io/kubernetes/pkg/printers/internalversion"
@@ -120,8 +122,11 @@ func (*types) Error(err error, w http.ResponseWriter, req *http.Request) {
 	responsewriters.ErrorNegotiated(err, legacyscheme.Codecs, schema.GroupVersion{Version: "v1"}, w, req)
 }
 
-// crds is the resource of which a custom resource's columns are read.
-var crds = apiextensions.Resource("customresourcedefinitions")
+var (
+	// crds is the resource of which a custom resource's columns are read.
+	crds        = apiextensions.Resource("customresourcedefinitions")
+	apiServices = apiregistration.Resource("apiservices")
+)
 
 // Tables implements liststream.Types.
 func (t *types) Tables(info *request.RequestInfo, obj runtime.Object) []liststream.Table {
@@ -133,8 +138,12 @@ func (t *types) Tables(info *request.RequestInfo, obj runtime.Object) []liststre
 		return nil
 	}
 	tables := []liststream.Table{t.printed, {ID: "default", TableConvertor: rest.NewDefaultTableConvertor(resource)}}
-	if resource == crds {
+	switch resource {
+	case crds:
 		tables = append(tables, liststream.Table{ID: "definition", TableConvertor: crdtable.New()})
+	case apiServices:
+		// The storage makes the rows itself, and does not need what is in it for that.
+		tables = append(tables, liststream.Table{ID: "apiservice", TableConvertor: &apiservicestorage.REST{}})
 	}
 	return tables
 }

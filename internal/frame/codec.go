@@ -12,10 +12,12 @@ import (
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/storage"
+	"sigs.k8s.io/yaml"
 
 	"github.com/weir-project/weir/internal/transcode"
 	"github.com/weir-project/weir/internal/wire"
@@ -152,8 +154,8 @@ func (c *Codec) intern(t typeMeta) *objectType {
 	return shared
 }
 
-// identify tells what an encoded object is. Of a format that has no envelope
-// (YAML as storage media type, say) the type does not matter.
+// identify tells what an encoded object is. YAML has no envelope, but its type is wanted
+// all the same: an item of a list does without what JSON's encoder makes of it.
 func identify(object []byte) (wire.Format, typeMeta) {
 	if apiVersion, kind, ok := wire.ProtobufType(object); ok {
 		return wire.Protobuf, typeMeta{apiVersion: apiVersion, kind: kind}
@@ -162,8 +164,13 @@ func identify(object []byte) (wire.Format, typeMeta) {
 		if t, err := jsonType(bytes.NewReader(object)); err == nil {
 			return wire.JSON, t
 		}
+		return wire.Other, typeMeta{}
 	}
-	return wire.Other, typeMeta{}
+	var t metav1.TypeMeta
+	if err := yaml.Unmarshal(object, &t); err != nil {
+		return wire.Other, typeMeta{}
+	}
+	return wire.Other, typeMeta{apiVersion: t.APIVersion, kind: t.Kind}
 }
 
 // jsonType reads an object's apiVersion and kind, and no more of it than it has to.

@@ -49,7 +49,10 @@ func TestIdentify(t *testing.T) {
 		{`{"apiVersion":{"a":1},"kind":"Pod"}`, wire.Other, typeMeta{}},
 		{`{`, wire.JSON, typeMeta{}},
 		{`[]`, wire.Other, typeMeta{}},
-		{"apiVersion: v1\nkind: Pod\n", wire.Other, typeMeta{}},
+		{"apiVersion: v1\nkind: Pod\n", wire.Other, typeMeta{"v1", "Pod"}},
+		{"apiVersion: a/v1\ndata:\n  kind: |\n    kind: no\nkind: K\nmetadata:\n  kind: no\n", wire.Other, typeMeta{"a/v1", "K"}},
+		{"data: {}\n", wire.Other, typeMeta{}},
+		{"kind: [\n", wire.Other, typeMeta{}},
 		{"k8s\x00\x0a\x09\x0a\x02v1\x12\x03Pod\x12\x00", wire.Protobuf, typeMeta{"v1", "Pod"}},
 		{"k8s\x00\x0a\x04\x0a\x00\x12\x00", wire.Protobuf, typeMeta{}},
 		{"k8s\x00", wire.Other, typeMeta{}},
@@ -72,9 +75,10 @@ func TestIdentify(t *testing.T) {
 func FuzzIdentify(f *testing.F) {
 	f.Add([]byte("k8s\x00\x0a\x09\x0a\x02v1\x12\x03Pod\x12\x00"))
 	f.Add([]byte(`{"kind":"Pod","apiVersion":"v1"}`))
+	f.Add([]byte("apiVersion: v1\nkind: Pod\n"))
 	f.Fuzz(func(t *testing.T, object []byte) {
-		if format, typ := identify(object); format == wire.Other && typ != (typeMeta{}) {
-			t.Errorf("%q is of no known format, but %+v", object, typ)
+		if format, typ := identify(object); format == wire.Other && typ != (typeMeta{}) && object[0] == '{' {
+			t.Errorf("%q is no JSON, but %+v", object, typ)
 		}
 	})
 }
@@ -97,10 +101,8 @@ func TestEncode(t *testing.T) {
 			if f.primary.format != format {
 				t.Errorf("the frame is in %v, want %v", f.primary.format, format)
 			}
-			if format != wire.Other {
-				if gvk := f.GetObjectKind().GroupVersionKind(); gvk != r.stored {
-					t.Errorf("the frame is a %v, want %v", gvk, r.stored)
-				}
+			if gvk := f.GetObjectKind().GroupVersionKind(); gvk != r.stored || f.Kind() != r.stored.Kind {
+				t.Errorf("the frame is a %v, %s, want %v", gvk, f.Kind(), r.stored)
 			}
 			if f.Key() != "/things/a" || f.Revision() != 42 {
 				t.Errorf("the frame is of %q at %d", f.Key(), f.Revision())

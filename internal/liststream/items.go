@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/storage"
 
 	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/transcode"
@@ -293,10 +294,16 @@ func (a *Answer) rows(e encoding, version schema.GroupVersion, columns []metav1.
 			return fmt.Errorf("one object became %d rows", n)
 		}
 		row := &printed.Rows[0]
-		switch include {
-		case metav1.IncludeObject:
+		// Upstream looks for the annotation of a watch's bookmark in objects of lists, too, and
+		// does not leave out one that has it.
+		marked, err := storage.HasInitialEventsEndBookmarkAnnotation(row.Object.Object)
+		if err != nil {
+			return err
+		}
+		switch {
+		case include == metav1.IncludeObject:
 			row.Object.Object, err = a.types.Convert(row.Object.Object, served)
-		case metav1.IncludeNone:
+		case include == metav1.IncludeNone && !marked:
 			row.Object.Object = nil
 		default:
 			if e == inJSON {

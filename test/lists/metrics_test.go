@@ -81,6 +81,7 @@ func (p *pair) testMetrics(t *testing.T) {
 		{"podtemplates", "/api/v1/namespaces/lists-size/podtemplates"},
 		{"horizontalpodautoscalers", "/apis/autoscaling/v1/horizontalpodautoscalers"},
 		{"gates", "/apis/weir.test/v1/gates"},
+		{"apiservices", "/apis/apiregistration.k8s.io/v1/apiservices"}, // rows of the aggregator's own
 	} {
 		for _, f := range []form{
 			{accept: []string{"application/json"}},
