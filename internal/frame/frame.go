@@ -232,6 +232,21 @@ func (f *Frame) Message(apiVersion string, encoder runtime.Encoder) ([]byte, err
 	return body, nil
 }
 
+// MessageSize returns how much the object as it is kept adds to a list in protobuf, 0 if it
+// is not kept in protobuf.
+func (f *Frame) MessageSize() int {
+	body, ok := f.primary.body()
+	if !ok {
+		return 0
+	}
+	return wire.ProtobufItemSize(len(body))
+}
+
+// KeptIn tells whether the object is kept in protobuf in an API version.
+func (f *Frame) KeptIn(apiVersion string) bool {
+	return f.primary.format == wire.Protobuf && f.typ.apiVersion == apiVersion
+}
+
 func (f *Frame) as(format wire.Format, apiVersion string, encoder runtime.Encoder) (encoded, error) {
 	if f.primary.format == format && f.typ.apiVersion == apiVersion {
 		return f.primary, nil

@@ -9,6 +9,7 @@ import (
 	"mime"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1beta1 "k8s.io/apimachinery/pkg/apis/meta/v1beta1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"sigs.k8s.io/yaml"
@@ -70,6 +71,11 @@ type header struct {
 	metav1.TypeMeta `json:",inline"`
 	// ColumnDefinitions are a Table's.
 	ColumnDefinitions []metav1.TableColumnDefinition `json:"columnDefinitions"`
+}
+
+// transformed tells whether the list is not of the objects themselves.
+func (h *header) transformed() bool {
+	return h.APIVersion == metav1.SchemeGroupVersion.String() || h.APIVersion == metav1beta1.SchemeGroupVersion.String()
 }
 
 func readHeader(f wire.ListFormat, body []byte) (header, error) {

@@ -27,6 +27,8 @@ type Plan struct {
 	// error, and returns that error. It may be called more than once, and says the same
 	// each time. It keeps the state alive that it reads.
 	Each func(yield func(*frame.Frame) error) error
+	// Messages is the sum of the objects' MessageSize, 0 if it is not known.
+	Messages int
 }
 
 // Types is what has to be known of the types that are listed.

@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metainternalversionscheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metav1beta1 "k8s.io/apimachinery/pkg/apis/meta/v1beta1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
@@ -36,7 +35,7 @@ func (a *Answer) items(format wire.ListFormat, h header) (items itemFunc, field 
 	}
 	encode := base(format)
 	field = "items"
-	switch transformed := version == metav1.SchemeGroupVersion || version == metav1beta1.SchemeGroupVersion; {
+	switch transformed := h.transformed(); {
 	case transformed && h.Kind == "PartialObjectMetadataList":
 		items = a.metadata(encode, version)
 	case transformed && h.Kind == "Table":

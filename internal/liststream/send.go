@@ -38,15 +38,32 @@ func (a *Answer) send() (sent int, started bool, err error) {
 			a.release()
 		}
 	}()
-	if err := a.sendItems(out, list, format, items); err != nil {
+	if err := a.sendItems(out, list, format, h, items); err != nil {
 		return out.sent, out.started, err
 	}
 	err = out.finish()
 	return out.sent, out.started, err
 }
 
+// keptSize returns how long the items of a list in protobuf are, where that is known without
+// looking at them: they are sent as they are kept.
+func (a *Answer) keptSize(h header) int {
+	if a.plan.Messages == 0 || h.transformed() {
+		return 0
+	}
+	kept := false
+	_ = a.plan.Each(func(f *frame.Frame) error {
+		kept = f.KeptIn(h.APIVersion) // as all of a resource are
+		return errEnough
+	})
+	if !kept {
+		return 0
+	}
+	return a.plan.Messages
+}
+
 // sendItems writes the list to out.
-func (a *Answer) sendItems(out *output, list *wire.List, format wire.ListFormat, items itemFunc) error {
+func (a *Answer) sendItems(out *output, list *wire.List, format wire.ListFormat, h header, items itemFunc) error {
 	ctx := a.req.Context()
 	each := func(yield func(head, rest []byte) error) error {
 		return a.plan.Each(func(f *frame.Frame) error {
@@ -67,16 +84,18 @@ func (a *Answer) sendItems(out *output, list *wire.List, format wire.ListFormat,
 	case wire.ListCBOR:
 		err = a.plan.Each(func(*frame.Frame) error { count++; return nil })
 	case wire.ListProtobuf:
-		err = each(func(head, rest []byte) error {
-			size += list.ItemSize(len(head) + len(rest))
-			return nil
-		})
+		if size = a.keptSize(h); size == 0 {
+			err = each(func(head, rest []byte) error {
+				size += wire.ProtobufItemSize(len(head) + len(rest))
+				return nil
+			})
+		}
 	}
 	if err != nil {
 		return err
 	}
 	before := make([]byte, 0, 32)
-	first := true
+	first, written := true, 0
 	err = each(func(head, rest []byte) error {
 		if first {
 			if _, err := out.Write(list.Head(count, size)); err != nil {
@@ -85,6 +104,7 @@ func (a *Answer) sendItems(out *output, list *wire.List, format wire.ListFormat,
 		}
 		before = list.AppendBefore(before[:0], first, len(head)+len(rest))
 		first = false
+		written += len(before) + len(head) + len(rest)
 		for _, part := range [...][]byte{before, head, rest} {
 			if len(part) == 0 {
 				continue
@@ -101,6 +121,9 @@ func (a *Answer) sendItems(out *output, list *wire.List, format wire.ListFormat,
 	if first {
 		_, err = out.Write(a.body) // it had no items anyway
 		return err
+	}
+	if format == wire.ListProtobuf && written != size {
+		return fmt.Errorf("the items are %d bytes, and %d were announced", written, size)
 	}
 	_, err = out.Write(list.Tail())
 	return err

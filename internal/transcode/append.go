@@ -85,6 +85,9 @@ func (s *writer) fields(m *message, b []byte) error {
 		if f.shape != typeMeta && f.shape != unknown {
 			p = s.places[base+f.place]
 		}
+		if p.n == 0 && f.mayLack {
+			continue
+		}
 		if err := s.field(m, f, b, p); err != nil {
 			return err
 		}

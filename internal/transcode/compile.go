@@ -56,6 +56,8 @@ type field struct {
 	// label is the name as JSON has it, with quotes and colon.
 	label               string
 	omitEmpty, omitZero bool
+	// mayLack says that nothing is written of a field that the message does not have.
+	mayLack bool
 	// value is what is held: the element of a list, the value of a map.
 	value value
 	// why an unknown field cannot be written.
@@ -242,6 +244,12 @@ func (c *compiler) field(m *message, sf reflect.StructField, root bool) (field, 
 	}
 	if f.omitZero && (f.shape != single || f.value.kind != timestamp) {
 		return unwritable("omitzero of %s", sf.Name)
+	}
+	switch f.shape {
+	case pointer, list, dict:
+		f.mayLack = f.omitEmpty
+	case single:
+		f.mayLack = (f.omitEmpty || f.omitZero) && f.zero(nil)
 	}
 	f.place = len(m.wires)
 	m.wires = append(m.wires, f.value.wire())

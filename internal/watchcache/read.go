@@ -193,6 +193,11 @@ type selection struct {
 	value string
 }
 
+// whole tells whether the selection under prefix is all of the view.
+func (s *selection) whole(prefix, resource string) bool {
+	return s.from == "" && s.index < 0 && prefix == resource+"/"
+}
+
 // ascend calls yield for the selected objects under prefix, in the order of their keys.
 func (s *selection) ascend(prefix string, recursive bool, yield func(*frame.Frame) bool) {
 	switch {
@@ -289,6 +294,9 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 		}
 		return err
 	}}
+	if sel.whole(prefix, c.cfg.ResourcePrefix) && limit == 0 && m.everything() {
+		plan.Messages = sel.view.messages
+	}
 	if sel.view.decorated == 0 && liststream.From(ctx).Take(c.cfg.GroupResource, plan) {
 		// The objects go to the connection as they are; the list gets its metadata only. Where
 		// it ends matters if it has a limit.
@@ -354,7 +362,7 @@ func (c *Cache) expect(sel *selection, prefix string, opts storage.ListOptions, 
 		return 0
 	}
 	n := sel.view.objects.Len()
-	if sel.from != "" || prefix != c.cfg.ResourcePrefix+"/" {
+	if !sel.whole(prefix, c.cfg.ResourcePrefix) {
 		n = sel.view.objects.Count(prefix, sel.from)
 	}
 	if limit > 0 {

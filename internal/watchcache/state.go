@@ -20,9 +20,10 @@ type view struct {
 	objects snapshot.View[*frame.Frame]
 	// byIndex has, for each of state.indexes, the same objects under indexKey.
 	byIndex []snapshot.View[*frame.Frame]
-	// bytes is the size of all objects, decorated the number of those that REST storage
-	// changes on their way to clients.
+	// bytes is the size of all objects, messages that of all as items of a list in protobuf,
+	// decorated the number of those that REST storage changes on their way to clients.
 	bytes     int64
+	messages  int
 	decorated int
 }
 
@@ -31,8 +32,9 @@ type view struct {
 type state struct {
 	objects *snapshot.Map[*frame.Frame]
 	indexes []index
-	// bytes and decorated are as in view.
+	// bytes, messages and decorated are as in view.
 	bytes     int64
+	messages  int
 	decorated int
 }
 
@@ -99,6 +101,7 @@ func (s *state) delete(key string) {
 // count takes an object in (sign 1) or out (-1).
 func (s *state) count(f *frame.Frame, sign int) {
 	s.book(int64(sign) * f.Size())
+	s.messages += sign * f.MessageSize()
 	if f.Decorated() {
 		s.decorated += sign
 	}
@@ -113,7 +116,7 @@ func (s *state) book(n int64) {
 func (s *state) release() { s.book(-s.bytes) }
 
 func (s *state) freeze(rev uint64) view {
-	v := view{rev: rev, objects: s.objects.Freeze(), bytes: s.bytes, decorated: s.decorated}
+	v := view{rev: rev, objects: s.objects.Freeze(), bytes: s.bytes, messages: s.messages, decorated: s.decorated}
 	if len(s.indexes) > 0 {
 		v.byIndex = make([]snapshot.View[*frame.Frame], len(s.indexes))
 		for n, i := range s.indexes {

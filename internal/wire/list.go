@@ -127,7 +127,7 @@ func splitProtobuf(list []byte) (*List, error) {
 }
 
 // Head returns what stands before the items of a list that has any. count is their
-// number, which matters in CBOR only, and size the sum of ItemSize of each, which matters
+// number, which matters in CBOR only, and size the sum of ProtobufItemSize of each, which matters
 // in protobuf only.
 func (l *List) Head(count, size int) []byte {
 	switch l.format {
@@ -173,8 +173,8 @@ func (l *List) AppendBefore(dst []byte, first bool, size int) []byte {
 	return dst
 }
 
-// ItemSize returns how much an item of size bytes adds to a list in protobuf.
-func (l *List) ItemSize(size int) int { return 1 + uvarintLen(uint64(size)) + size }
+// ProtobufItemSize returns how much an item of size bytes adds to a list in protobuf.
+func ProtobufItemSize(size int) int { return 1 + uvarintLen(uint64(size)) + size }
 
 // Tail returns what stands after the items of a list that has any.
 func (l *List) Tail() []byte {

@@ -62,7 +62,7 @@ func splice(t *testing.T, format wire.ListFormat, field string, empty []byte, it
 	}
 	size := 0
 	for _, item := range items {
-		size += list.ItemSize(len(item))
+		size += wire.ProtobufItemSize(len(item))
 	}
 	got := bytes.Clone(list.Head(len(items), size))
 	for i, item := range items {
