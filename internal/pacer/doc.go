@@ -15,6 +15,9 @@
 // allocation, and never by more than what there is to mark, which is Go's own rule
 // for the rest of the heap.
 //
+// Whoever is about to make much garbage, and to keep nothing of it, can hold the heap: it
+// then stays about as large as it is, whatever that costs in collections.
+//
 // A percentage or memory limit that the operator has set in the environment is left
 // alone.
 package pacer

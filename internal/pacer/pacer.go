@@ -55,13 +55,17 @@ func percent(s state) int {
 		return goDefault
 	}
 	if s.held > 0 {
-		return int(max(1, min(goDefault, 100*max(s.held-s.live, heldLeast)/s.live)))
+		return int(max(1, min(goDefault, 100*max(s.held-s.live, allowance(s.live))/s.live)))
 	}
 	// At this slack a collection, every slack/rate seconds, takes its share.
 	slack := int64(s.cost * s.rate / (share * float64(s.processors)))
 	slack = max(least, min(slack, s.live-s.free))
 	return int(max(1, min(goDefault, 100*slack/s.live)))
 }
+
+// allowance is what the heap may grow by while it is held, and between two collections
+// also when more is alive by then.
+func allowance(live int64) int64 { return max(heldLeast, live/heldShare) }
 
 // Pacer paces the collector of a process. There should be one. Its methods may be called
 // by any number of goroutines.
@@ -136,7 +140,7 @@ func (p *Pacer) Hold() (release func()) {
 	defer p.mu.Unlock()
 	if p.holds++; p.holds == 1 && p.running {
 		live, heap := heapNow()
-		p.held = heap + max(heldLeast, live/heldShare)
+		p.held = heap + allowance(live)
 		p.set = percent(state{live: live, held: p.held})
 		debug.SetGCPercent(p.set)
 	}

@@ -33,7 +33,7 @@ func TestPercent(t *testing.T) {
 		// The ledger is up to date, what was alive is as of the last collection.
 		{"more booked than was alive", state{live: 2560 * mb, free: 4000 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 10},
 		{"held", state{live: 2560 * mb, rate: 1000 * mb, cost: 1, processors: 2, held: 2816 * mb}, 10},
-		{"held, and full already", state{live: 2560 * mb, rate: 1000 * mb, cost: 1, processors: 2, held: 2000 * mb}, 1},
+		{"held, and full already", state{live: 2560 * mb, rate: 1000 * mb, cost: 1, processors: 2, held: 2000 * mb}, 2},
 		{"a huge heap at rest", state{live: 1000 * 2560 * mb, processors: 2}, 1},
 	} {
 		if got := percent(c.s); got != c.want {
