@@ -242,33 +242,31 @@ func (f *Frame) MessageSize() int {
 	return wire.ProtobufItemSize(len(body))
 }
 
-// KeptIn tells whether the object is kept in protobuf in an API version.
-func (f *Frame) KeptIn(apiVersion string) bool {
-	return f.primary.format == wire.Protobuf && f.typ.apiVersion == apiVersion
+// KeptIn tells whether the object is kept in a format and API version.
+func (f *Frame) KeptIn(format wire.Format, apiVersion string) bool {
+	return f.primary.format == format && f.typ.apiVersion == apiVersion
 }
 
 func (f *Frame) as(format wire.Format, apiVersion string, encoder runtime.Encoder) (encoded, error) {
-	if f.primary.format == format && f.typ.apiVersion == apiVersion {
+	if f.KeptIn(format, apiVersion) {
 		return f.primary, nil
 	}
 	if encoder == nil {
 		return encoded{}, fmt.Errorf("there is no encoder of %s into %s %s", f.key, format, apiVersion)
 	}
 	return f.codec.store.get(f, encoding{id: encoder.Identifier(), envelope: format}, func() (encoded, error) {
-		if format == wire.JSON && apiVersion == f.typ.apiVersion {
-			if e, ok := f.transcode(); ok {
-				return e, nil
-			}
+		if e, ok := f.transcode(format, apiVersion); ok {
+			return e, nil
 		}
 		return f.build(format, encoder.Encode)
 	})
 }
 
-// transcode makes the JSON of what is kept in protobuf without decoding it, where that is
-// possible.
-func (f *Frame) transcode() (encoded, bool) {
+// transcode encodes the object without decoding it, where that is possible: in the JSON of
+// what is kept in protobuf.
+func (f *Frame) transcode(format wire.Format, apiVersion string) (encoded, bool) {
 	body, ok := f.primary.body()
-	if !ok || f.typ.json == nil {
+	if !ok || f.typ.json == nil || format != wire.JSON || apiVersion != f.typ.apiVersion {
 		return encoded{}, false
 	}
 	buf := scratch.Get().(*bytes.Buffer)
@@ -331,7 +329,7 @@ func (f *Frame) Derive(id runtime.Identifier, perishable bool, build func(*Frame
 func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, io.Writer) error, w io.Writer) error {
 	v := variantOf(id)
 	switch {
-	case v.plain && v.objectFormat == f.primary.format && v.apiVersion == f.typ.apiVersion:
+	case v.plain && f.KeptIn(v.objectFormat, v.apiVersion):
 		return f.primary.writeEvent(v.eventType, w)
 	case !v.watch || v.columns:
 		// Column definitions are sent once per stream, and encoding anew is what tells
@@ -347,8 +345,8 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 		return e.writeEvent(v.eventType, w)
 	default:
 		e, err := f.codec.store.get(f, encoding{v.object, v.envelope, v.table}, func() (encoded, error) {
-			if v.plain && v.objectFormat == wire.JSON && v.apiVersion == f.typ.apiVersion {
-				if e, ok := f.transcode(); ok {
+			if v.plain {
+				if e, ok := f.transcode(v.objectFormat, v.apiVersion); ok {
 					return e, nil
 				}
 			}

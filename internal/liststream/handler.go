@@ -31,6 +31,20 @@ type Plan struct {
 	Messages int
 }
 
+var errEnough = errors.New("the first object is enough")
+
+// first returns the first object, nil if there is none.
+func (p *Plan) first() (first *frame.Frame, err error) {
+	err = p.Each(func(f *frame.Frame) error {
+		first = f
+		return errEnough
+	})
+	if first != nil {
+		return first, nil
+	}
+	return nil, err
+}
+
 // Types is what has to be known of the types that are listed.
 type Types interface {
 	// Encoder returns an encoder of a format into an API version, or nil if there is none.

@@ -6,7 +6,6 @@ package liststream
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -357,21 +356,16 @@ func marshalRow(row *metav1.TableRow, object []byte, w io.Writer) error {
 	return nil
 }
 
-var errEnough = errors.New("the first object is enough")
-
 // table returns the convertor that makes the columns which upstream has sent, nil if the
 // list has no objects, and wire.ErrNotSpliced if there is none: which one a resource has
 // is nowhere to be asked.
 func (a *Answer) table(info *request.RequestInfo, columns []metav1.TableColumnDefinition) (found *Table, err error) {
-	var first runtime.Object
-	err = a.plan.Each(func(f *frame.Frame) error {
-		var err error
-		if first, err = f.Decode(); err != nil {
-			return err
-		}
-		return errEnough
-	})
-	if first == nil {
+	f, err := a.plan.first()
+	if f == nil {
+		return nil, err
+	}
+	first, err := f.Decode()
+	if err != nil {
 		return nil, err
 	}
 	for _, t := range a.types.Tables(info, first) {

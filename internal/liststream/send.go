@@ -51,12 +51,8 @@ func (a *Answer) keptSize(h header) int {
 	if a.plan.Messages == 0 || h.transformed() {
 		return 0
 	}
-	kept := false
-	_ = a.plan.Each(func(f *frame.Frame) error {
-		kept = f.KeptIn(h.APIVersion) // as all of a resource are
-		return errEnough
-	})
-	if !kept {
+	// All of a resource are kept alike.
+	if f, _ := a.plan.first(); f == nil || !f.KeptIn(wire.Protobuf, h.APIVersion) {
 		return 0
 	}
 	return a.plan.Messages

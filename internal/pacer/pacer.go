@@ -127,9 +127,13 @@ func (p *Pacer) pace() {
 	s.free = p.ledger.Bytes(ledger.Frames) + p.ledger.Bytes(ledger.History)
 	s.held = p.held
 	if next := percent(s); next >= p.set+step || next <= p.set-step || p.held > 0 && next != p.set {
-		debug.SetGCPercent(next)
-		p.set = next
+		p.apply(next)
 	}
+}
+
+func (p *Pacer) apply(percent int) {
+	debug.SetGCPercent(percent)
+	p.set = percent
 }
 
 // Hold keeps the heap from growing by more than a small part until release is called,
@@ -141,8 +145,7 @@ func (p *Pacer) Hold() (release func()) {
 	if p.holds++; p.holds == 1 && p.running {
 		live, heap := heapNow()
 		p.held = heap + allowance(live)
-		p.set = percent(state{live: live, held: p.held})
-		debug.SetGCPercent(p.set)
+		p.apply(percent(state{live: live, held: p.held}))
 	}
 	return sync.OnceFunc(func() {
 		p.mu.Lock()

@@ -85,7 +85,11 @@ func (s *writer) fields(m *message, b []byte) error {
 		if f.shape != typeMeta && f.shape != unknown {
 			p = s.places[base+f.place]
 		}
-		if p.n == 0 && f.mayLack {
+		if p.n == 0 && f.absence != zero {
+			if f.absence == null {
+				s.label(f.label)
+				s.out = append(s.out, "null"...)
+			}
 			continue
 		}
 		if err := s.field(m, f, b, p); err != nil {
@@ -123,28 +127,8 @@ func next(m *message, b []byte, at int) (slot, value, end int, err error) {
 	}
 	number, wire := tag>>3, uint8(tag&7)
 	value = at + n
-	switch wire {
-	case varint:
-		_, n := binary.Uvarint(b[value:])
-		if n <= 0 {
-			return 0, 0, 0, errTruncated
-		}
-		end = value + n
-	case fixed64:
-		end = value + 8
-	case fixed32:
-		end = value + 4
-	case delimited:
-		length, n := binary.Uvarint(b[value:])
-		if n <= 0 || length > uint64(len(b)) {
-			return 0, 0, 0, errTruncated
-		}
-		end = value + n + int(length)
-	default:
-		return 0, 0, 0, errWire
-	}
-	if end > len(b) {
-		return 0, 0, 0, errTruncated
+	if end, err = endOf(b, value, wire); err != nil {
+		return 0, 0, 0, err
 	}
 	if number == 0 || number > 1<<29-1 {
 		return 0, 0, 0, errWire
@@ -156,6 +140,34 @@ func next(m *message, b []byte, at int) (slot, value, end int, err error) {
 		return 0, 0, 0, errWire
 	}
 	return slot, value, end, nil
+}
+
+// endOf returns where the value ends that begins at an offset.
+func endOf(b []byte, at int, wire uint8) (end int, err error) {
+	switch wire {
+	case varint:
+		_, n := binary.Uvarint(b[at:])
+		if n <= 0 {
+			return 0, errTruncated
+		}
+		end = at + n
+	case fixed64:
+		end = at + 8
+	case fixed32:
+		end = at + 4
+	case delimited:
+		length, n := binary.Uvarint(b[at:])
+		if n <= 0 || length > uint64(len(b)) {
+			return 0, errTruncated
+		}
+		end = at + n + int(length)
+	default:
+		return 0, errWire
+	}
+	if end > len(b) {
+		return 0, errTruncated
+	}
+	return end, nil
 }
 
 // contents returns what is in the value of wire type delimited at an offset.
@@ -194,30 +206,23 @@ func (s *writer) field(m *message, f *field, b []byte, p place) error {
 		}
 		return s.fields(f.value.message, inner)
 	}
-	if p.n == 0 && f.shape == pointer {
-		if !f.omitEmpty {
-			s.label(f.label)
-			s.out = append(s.out, "null"...)
-		}
-		return nil
-	}
 	var raw []byte
 	if p.n > 0 {
 		raw = b[p.first:]
 	}
-	if f.shape == single && (f.omitEmpty || f.omitZero) && f.zero(raw) {
+	if f.omitted(raw) {
 		return nil
 	}
 	s.label(f.label)
-	if f.shape == single && f.value.kind == data && raw == nil {
-		s.out = append(s.out, "null"...)
-		return nil
-	}
 	return s.value(f.value, raw)
 }
 
-// zero tells whether omitempty or omitzero leaves out a field that holds a value.
-func (f *field) zero(raw []byte) bool {
+// omitted tells whether omitempty or omitzero leaves out a field for the value that raw
+// begins with, or for its zero if raw is nil.
+func (f *field) omitted(raw []byte) bool {
+	if f.shape != single || !f.omitEmpty && !f.omitZero {
+		return false
+	}
 	switch f.value.kind {
 	case timestamp:
 		if !f.omitZero || raw == nil {
@@ -244,20 +249,18 @@ func (f *field) zero(raw []byte) bool {
 
 // label begins a field.
 func (s *writer) label(label string) {
-	if s.out[len(s.out)-1] != '{' {
-		s.out = append(s.out, ',')
-	}
+	s.comma()
 	s.out = append(s.out, label...)
 }
 
-func (s *writer) list(m *message, f *field, b []byte, p place) error {
-	if p.n == 0 {
-		if !f.omitEmpty {
-			s.label(f.label)
-			s.out = append(s.out, "null"...)
-		}
-		return nil
+// comma separates what is written next in an object from what comes before it.
+func (s *writer) comma() {
+	if s.out[len(s.out)-1] != '{' {
+		s.out = append(s.out, ',')
 	}
+}
+
+func (s *writer) list(m *message, f *field, b []byte, p place) error {
 	s.label(f.label)
 	s.out = append(s.out, '[')
 	at := p.first
@@ -276,22 +279,10 @@ func (s *writer) list(m *message, f *field, b []byte, p place) error {
 }
 
 // following returns the offset of a field's value after the one at an offset. There is
-// one, and find has seen that it is well formed.
+// one.
 func following(m *message, f *field, b []byte, at int) int {
-	if f.shape == dict || f.value.wire() == delimited {
-		length, n := binary.Uvarint(b[at:])
-		at += n + int(length)
-	} else {
-		switch f.value.wire() {
-		case fixed64:
-			at += 8
-		case fixed32:
-			at += 4
-		default:
-			_, n := binary.Uvarint(b[at:])
-			at += n
-		}
-	}
+	// find has seen that all is well formed.
+	at, _ = endOf(b, at, m.wires[f.place])
 	for {
 		slot, value, end, err := next(m, b, at)
 		if err != nil || slot-1 == f.place {
@@ -308,19 +299,11 @@ type entry struct{ key, raw []byte }
 var entryFields = message{slots: []uint8{0, 1, 2}, wires: []uint8{delimited, delimited}}
 
 func (s *writer) dict(m *message, f *field, b []byte, p place) error {
-	if p.n == 0 {
-		if !f.omitEmpty {
-			s.label(f.label)
-			s.out = append(s.out, "null"...)
-		}
-		return nil
-	}
 	base := len(s.entries)
 	defer func() {
 		clear(s.entries[base:])
 		s.entries = s.entries[:base]
 	}()
-	sorted := true
 	for i, at := 0, p.first; ; {
 		var e entry
 		inner := contents(b, at)
@@ -340,9 +323,6 @@ func (s *writer) dict(m *message, f *field, b []byte, p place) error {
 			}
 			at = end
 		}
-		if n := len(s.entries); n > base && bytes.Compare(e.key, s.entries[n-1].key) <= 0 {
-			sorted = false
-		}
 		s.entries = append(s.entries, e)
 		if i++; i == p.n {
 			break
@@ -350,20 +330,16 @@ func (s *writer) dict(m *message, f *field, b []byte, p place) error {
 		at = following(m, f, b, at)
 	}
 	entries := s.entries[base:]
-	if !sorted {
-		slices.SortFunc(entries, func(a, b entry) int { return bytes.Compare(a.key, b.key) })
-		for i := range entries[1:] {
-			if bytes.Equal(entries[i].key, entries[i+1].key) {
-				return errTwice
-			}
+	slices.SortFunc(entries, func(a, b entry) int { return bytes.Compare(a.key, b.key) })
+	for i := range entries[1:] {
+		if bytes.Equal(entries[i].key, entries[i+1].key) {
+			return errTwice
 		}
 	}
 	s.label(f.label)
 	s.out = append(s.out, '{')
 	for _, e := range entries {
-		if s.out[len(s.out)-1] != '{' {
-			s.out = append(s.out, ',')
-		}
+		s.comma()
 		s.string(e.key)
 		s.out = append(s.out, ':')
 		if err := s.value(f.value, e.raw); err != nil {

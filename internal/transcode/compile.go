@@ -49,6 +49,16 @@ const (
 	unknown
 )
 
+// absence is what is written of a field that the message does not have.
+type absence uint8
+
+const (
+	// zero is written as a value is.
+	zero absence = iota
+	null
+	nothing
+)
+
 type field struct {
 	shape
 	// place is that of the values: an index of message.wires.
@@ -56,8 +66,7 @@ type field struct {
 	// label is the name as JSON has it, with quotes and colon.
 	label               string
 	omitEmpty, omitZero bool
-	// mayLack says that nothing is written of a field that the message does not have.
-	mayLack bool
+	absence
 	// value is what is held: the element of a list, the value of a map.
 	value value
 	// why an unknown field cannot be written.
@@ -245,12 +254,7 @@ func (c *compiler) field(m *message, sf reflect.StructField, root bool) (field, 
 	if f.omitZero && (f.shape != single || f.value.kind != timestamp) {
 		return unwritable("omitzero of %s", sf.Name)
 	}
-	switch f.shape {
-	case pointer, list, dict:
-		f.mayLack = f.omitEmpty
-	case single:
-		f.mayLack = (f.omitEmpty || f.omitZero) && f.zero(nil)
-	}
+	f.absence = f.whenAbsent()
 	f.place = len(m.wires)
 	m.wires = append(m.wires, f.value.wire())
 	for len(m.slots) <= number {
@@ -261,6 +265,17 @@ func (c *compiler) field(m *message, sf reflect.StructField, root bool) (field, 
 	}
 	m.slots[number] = uint8(len(m.wires))
 	return f, true
+}
+
+func (f *field) whenAbsent() absence {
+	switch nilable := f.shape == pointer || f.shape == list || f.shape == dict || f.shape == single && f.value.kind == data; {
+	case nilable && f.omitEmpty, f.omitted(nil):
+		return nothing
+	case nilable:
+		return null
+	default:
+		return zero
+	}
 }
 
 func unwritable(format string, args ...any) (field, bool) {
@@ -353,7 +368,7 @@ func (c *compiler) value(t reflect.Type) (value, error) {
 	case reflect.Float32:
 		return value{kind: float32bits}, nil
 	case reflect.Slice:
-		if t.Elem().Kind() == reflect.Uint8 && t.Elem() == reflect.TypeFor[byte]() {
+		if t.Elem() == reflect.TypeFor[byte]() {
 			return value{kind: data}, nil
 		}
 	}

@@ -127,8 +127,8 @@ func splitProtobuf(list []byte) (*List, error) {
 }
 
 // Head returns what stands before the items of a list that has any. count is their
-// number, which matters in CBOR only, and size the sum of ProtobufItemSize of each, which matters
-// in protobuf only.
+// number, which matters in CBOR only, and size the sum of ProtobufItemSize of each, which
+// matters in protobuf only.
 func (l *List) Head(count, size int) []byte {
 	switch l.format {
 	case ListJSON, ListPretty:

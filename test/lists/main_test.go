@@ -34,16 +34,22 @@ type pair struct {
 
 func (p *pair) both() []*servers.Server { return []*servers.Server{p.stock, p.weir} }
 
+// start starts a pair with flags, and nothing to list but what the servers make themselves.
+func start(t testing.TB, flags ...string) *pair {
+	t.Helper()
+	p := &pair{etcd: etcd.Run(t)}
+	flags = append(flags, "--feature-gates="+gates)
+	p.stock = servers.Start(t, servers.Stock, p.etcd.Endpoints()[0], flags...)
+	p.weir = servers.Start(t, servers.Weir, p.etcd.Endpoints()[0], flags...)
+	p.stock.Wait()
+	p.weir.Wait()
+	return p
+}
+
 // TestLists has all tests share one pair of servers, and goes from those that leave the
 // data alone to those that write.
 func TestLists(t *testing.T) {
-	p := &pair{etcd: etcd.Run(t)}
-	flags := []string{"--runtime-config=api/all=true", "--request-timeout=10m"}
-	endpoint := p.etcd.Endpoints()[0]
-	p.stock = servers.Start(t, servers.Stock, endpoint, append(flags, "--feature-gates="+gates)...)
-	p.weir = servers.Start(t, servers.Weir, endpoint, append(flags, "--feature-gates="+gates)...)
-	p.stock.Wait()
-	p.weir.Wait()
+	p := start(t, "--runtime-config=api/all=true", "--request-timeout=10m")
 	p.fill(t)
 
 	t.Run("Metrics", p.testMetrics) // first, while there are few of them

@@ -6,9 +6,6 @@ package lists
 import (
 	"strings"
 	"testing"
-
-	"github.com/weir-project/weir/test/etcd"
-	"github.com/weir-project/weir/test/servers"
 )
 
 // TestStoredAs compares lists of what is not stored as protobuf, as it is by default. What
@@ -16,12 +13,7 @@ import (
 func TestStoredAs(t *testing.T) {
 	for _, mediaType := range []string{"application/json", "application/yaml"} {
 		t.Run(mediaType, func(t *testing.T) {
-			p := &pair{etcd: etcd.Run(t)}
-			args := []string{"--feature-gates=" + gates, "--storage-media-type=" + mediaType}
-			p.stock = servers.Start(t, servers.Stock, p.etcd.Endpoints()[0], args...)
-			p.weir = servers.Start(t, servers.Weir, p.etcd.Endpoints()[0], args...)
-			p.stock.Wait()
-			p.weir.Wait()
+			p := start(t, "--storage-media-type="+mediaType)
 			p.resources = discover(t, p.stock)
 			p.settle(t)
 
