@@ -5,82 +5,15 @@ package watchcache
 
 import (
 	"fmt"
-	"slices"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/client-go/tools/cache"
-
-	"github.com/weir-project/weir/internal/frame"
-	"github.com/weir-project/weir/internal/ledger"
 )
-
-// Options say what the caches of a server have in common.
-type Options struct {
-	// Bounded keeps lists away from etcd for which the cache is too late: they wait, and
-	// then fail with an error that asks the client to come back.
-	Bounded bool
-	// Types knows the built-in types.
-	Types frame.Types
-	// Decorated has the resources whose REST storage changes objects on their way from
-	// storage to clients (generic registry Store.Decorator), and tells of an object whether
-	// it does.
-	Decorated map[schema.GroupResource]func(runtime.Object) bool
-}
-
-// Caches are the caches of one server, by resource. They share the budget for derived
-// encodings.
-type Caches struct {
-	opts  Options
-	store *frame.Store
-
-	mu sync.Mutex
-	// of has the caches of each resource that run: a custom resource has one for each
-	// version.
-	of map[schema.GroupResource][]*Cache
-}
-
-// NewCaches returns an empty set.
-func NewCaches(opts Options) *Caches {
-	return &Caches{
-		opts:  opts,
-		store: frame.NewStore(frame.DefaultBudget, ledger.Process),
-		of:    map[schema.GroupResource][]*Cache{},
-	}
-}
-
-// Of returns a cache of the resource, or nil if there is none.
-func (s *Caches) Of(resource schema.GroupResource) *Cache {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if all := s.of[resource]; len(all) > 0 {
-		return all[0]
-	}
-	return nil
-}
-
-func (s *Caches) add(c *Cache) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.of[c.cfg.GroupResource] = append(s.of[c.cfg.GroupResource], c)
-}
-
-func (s *Caches) remove(c *Cache) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	resource := c.cfg.GroupResource
-	left := slices.DeleteFunc(s.of[resource], func(o *Cache) bool { return o == c })
-	if len(left) == 0 {
-		delete(s.of, resource)
-		return
-	}
-	s.of[resource] = left
-}
 
 // Decorator returns the decorator that puts a Cache before a resource's storage. It
 // takes the place of registry.StorageWithCacher.

@@ -7,7 +7,6 @@ import (
 	"sort"
 	"strings"
 
-	"github.com/weir-project/weir/internal/eventlog"
 	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/ledger"
 	"github.com/weir-project/weir/internal/snapshot"
@@ -124,74 +123,4 @@ func (s *state) freeze(rev uint64) view {
 		}
 	}
 	return v
-}
-
-// generation is the cache between one full read of etcd and the next. All fields
-// but log are guarded by Cache.mu.
-type generation struct {
-	log *eventlog.Log[scope, *change]
-	// rev is the revision up to which the state is known: view.rev <= rev.
-	rev  uint64
-	view view
-	// past are earlier views by ascending revision, for exact reads; the last is view.
-	past []view
-	// floor is the lowest revision that past can answer for.
-	floor uint64
-	// moved is closed, and replaced, when rev grows.
-	moved chan struct{}
-}
-
-// publish makes v the state. Views before the log's floor go with the log.
-func (g *generation) publish(v view, keep bool, floor uint64) {
-	g.view = v
-	if !keep {
-		g.past = nil
-		g.floor = v.rev
-	} else {
-		g.past = append(g.past, v)
-	}
-	g.advance(v.rev, floor)
-}
-
-// forget drops the views that answer only for revisions below floor. The floor may lie
-// ahead of rev: etcd was compacted in the name of another resource, and refuses what
-// is below too.
-func (g *generation) forget(floor uint64) {
-	n := sort.Search(len(g.past), func(i int) bool { return g.past[i].rev > floor })
-	// past[n-1] answers for floor itself.
-	if n > 1 {
-		// The dropped views must not stay reachable through the array.
-		clear(g.past[:n-1])
-		g.past = g.past[n-1:]
-	}
-	g.floor = max(g.floor, floor)
-}
-
-// advance says that the state is known up to rev, and the log back to floor: what
-// came before goes with it, also while nothing happens.
-func (g *generation) advance(rev, floor uint64) {
-	if len(g.past) > 0 {
-		g.forget(floor)
-	}
-	if rev <= g.rev {
-		return
-	}
-	g.rev = rev
-	close(g.moved)
-	g.moved = make(chan struct{})
-}
-
-// at returns the state at exactly rev, if it is known and still kept.
-func (g *generation) at(rev uint64) (view, bool) {
-	if rev > g.rev || rev < g.floor {
-		return view{}, false
-	}
-	if rev >= g.view.rev {
-		return g.view, true
-	}
-	n := sort.Search(len(g.past), func(i int) bool { return g.past[i].rev > rev })
-	if n == 0 {
-		return view{}, false
-	}
-	return g.past[n-1], true
 }

@@ -5,17 +5,12 @@ package watchcache
 
 import (
 	"context"
-	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/storage"
-	"k8s.io/apiserver/pkg/storage/cacher/delegator"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/klog/v2"
-
-	"github.com/weir-project/weir/internal/frame"
 )
 
 // What the cache does not answer itself goes to the storage behind it.
@@ -55,40 +50,6 @@ func (c *Cache) suggest(key string) runtime.Object {
 		return nil
 	}
 	return obj
-}
-
-// Peek returns the object of that name, and namespace unless the resource has none, as
-// the cache has it now, or nil.
-func (c *Cache) Peek(name string) *frame.Frame {
-	_, _, v, err := c.current()
-	if err != nil {
-		return nil
-	}
-	f, _ := v.objects.Get(strings.TrimSuffix(c.cfg.ResourcePrefix, "/") + "/" + name)
-	return f
-}
-
-// Streams tells whether objects now go to clients as they are kept: lists, if asked for in
-// place, and the events of watches. If not, each request decodes what it returns.
-func (c *Cache) Streams() bool {
-	_, _, v, err := c.current()
-	return err == nil && v.decorated == 0
-}
-
-// Answers tells whether the cache answers a list with such options now, or has to send it
-// to etcd. It is false for options that are not valid.
-func (c *Cache) Answers(opts metav1.ListOptions) bool {
-	result, err := delegator.ShouldDelegateListMeta(&opts, rules{c})
-	return err == nil && !result.ShouldDelegate
-}
-
-// Size returns how many objects the cache has, and how many bytes they are.
-func (c *Cache) Size() (objects int, bytes int64) {
-	_, _, v, err := c.current()
-	if err != nil {
-		return 0, 0
-	}
-	return v.objects.Len(), v.bytes
 }
 
 // Stats implements storage.Interface.

@@ -16,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/audit"
-	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/cacher/delegator"
@@ -138,45 +137,6 @@ func (c *Cache) followScope(ctx context.Context, gen *generation, rev uint64, pr
 		return nil, apierrors.NewResourceExpired(old.Error())
 	}
 	return cursor, err
-}
-
-func (c *Cache) scopeOf(ctx context.Context, pred storage.SelectionPredicate) scope {
-	if c.trigger != "" {
-		for _, field := range pred.IndexFields {
-			if field != c.trigger {
-				continue
-			}
-			if value, ok := pred.Field.RequiresExactMatch(field); ok {
-				return scope{kind: indexed, name: value}
-			}
-		}
-	}
-	var namespace, name string
-	if ns, ok := request.NamespaceFrom(ctx); ok && ns != "" {
-		namespace = ns
-	} else if pred.Field != nil {
-		namespace, _ = pred.Field.RequiresExactMatch("metadata.namespace")
-	}
-	if info, ok := request.RequestInfoFrom(ctx); ok && info != nil && info.Name != "" {
-		name = info.Name
-	} else if pred.Field != nil {
-		name, _ = pred.Field.RequiresExactMatch("metadata.name")
-	}
-	// A request for /api/v1/watch/namespaces/x has the namespace x, but a Namespace has
-	// no metadata.namespace.
-	if c.cfg.GroupResource.Group == "" && c.cfg.GroupResource.Resource == "namespaces" && namespace == name {
-		namespace = ""
-	}
-	switch {
-	case namespace != "" && name != "":
-		return scope{kind: inNamespaceNamed, namespace: namespace, name: name}
-	case namespace != "":
-		return scope{kind: inNamespace, namespace: namespace}
-	case name != "":
-		return scope{kind: named, name: name}
-	default:
-		return scope{}
-	}
 }
 
 // errorWatch is a watch that tells one error, if any, and ends.
