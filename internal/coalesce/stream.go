@@ -8,6 +8,8 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/endpoints/responsewriter"
@@ -16,8 +18,16 @@ import (
 	"github.com/weir-project/weir/internal/ledger"
 )
 
-// bufferSize is how much is gathered before it is written.
-const bufferSize = 64 << 10
+const (
+	// bufferSize is how much is gathered before it is written, and how much of something
+	// larger is written at once.
+	bufferSize = 64 << 10
+	// slowWrite is how long a write takes to a connection that is slow. To such a one
+	// slowSize is written at once, until quickAgain writes have not taken long.
+	slowWrite  = time.Second
+	slowSize   = 4 << 10
+	quickAgain = 256
+)
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
@@ -26,15 +36,24 @@ var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 var errReturned = errors.New("writing to a watch response whose handler has returned")
 
 // Stream is the response of one watch request. Its Write and Flush belong to the
-// request's handler, Busy and Idle to the producer; the two may be two goroutines.
+// request's handler, Busy and Idle to the producer; the two may be two goroutines, and
+// Progress may be called by any.
 type Stream struct {
+	// produced says that there is a producer; busy that it is about to send more; idle that
+	// it has said Idle and what is gathered has not been flushed since.
+	produced, busy, idle atomic.Bool
+	// progress is how many bytes the connection has taken.
+	progress atomic.Int64
+
+	// mu is held during writes to the connection, which may last: the producer never waits
+	// for it. Who has held it looks whether idle has been set meanwhile; see settle.
 	mu sync.Mutex
 	w  http.ResponseWriter
 	// buffer[:n] is what has been gathered; nil when n == 0.
 	buffer *[bufferSize]byte
 	n      int
-	// produced says that there is a producer; busy that it is about to send more.
-	produced, busy bool
+	// quickWrites is how many writes there have been since the last that took long.
+	quickWrites int
 	// unflushed says that the connection has been given something since its last flush.
 	unflushed bool
 	// err is the connection's error, or errReturned once the handler has returned and w
@@ -58,7 +77,7 @@ func Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, req)
 			return
 		}
-		s := &Stream{w: w, unflushed: true}
+		s := &Stream{w: w, unflushed: true, quickWrites: quickAgain}
 		var later bool
 		defer func() {
 			if !later {
@@ -87,28 +106,50 @@ func From(ctx context.Context) *Stream {
 }
 
 // Busy says that the producer has, or is about to look for, more to send. Until
-// Idle, flushes are held back.
+// Idle, flushes are held back. It does not block.
 func (s *Stream) Busy() {
 	if s == nil {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.produced, s.busy = true, true
+	s.produced.Store(true)
+	s.busy.Store(true)
 }
 
 // Idle says that the producer has handed over all that there is. What has been
-// written is sent now, and what the handler still writes when it flushes.
+// written is sent now, and what the handler still writes when it flushes. It blocks only if
+// it is this call that sends, and the connection does not take it.
 func (s *Stream) Idle() {
 	if s == nil {
 		return
 	}
-	s.mu.Lock()
+	s.busy.Store(false)
+	s.idle.Store(true)
+	s.settle()
+}
+
+// settle sends what has been gathered if the producer is idle. If somebody else has the
+// stream, he does so afterwards.
+func (s *Stream) settle() {
+	for s.idle.Load() && s.mu.TryLock() {
+		s.idle.Store(false)
+		s.sendGathered()
+	}
+}
+
+// sendGathered needs mu, and unlocks it.
+func (s *Stream) sendGathered() {
 	defer s.mu.Unlock()
-	s.busy = false
-	if s.n > 0 {
+	if s.n > 0 && !s.busy.Load() {
 		s.flush()
 	}
+}
+
+// Progress returns a number that grows whenever the connection takes something.
+func (s *Stream) Progress() int64 {
+	if s == nil {
+		return 0
+	}
+	return s.progress.Load()
 }
 
 // Header implements http.ResponseWriter.
@@ -116,6 +157,7 @@ func (s *Stream) Header() http.Header { return s.w.Header() }
 
 // WriteHeader implements http.ResponseWriter.
 func (s *Stream) WriteHeader(status int) {
+	defer s.settle()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unflushed = true
@@ -128,13 +170,14 @@ func (s *Stream) Unwrap() http.ResponseWriter { return s.w }
 // Write implements http.ResponseWriter. What it takes may be sent later; an error
 // of the connection is returned by the next call at the latest.
 func (s *Stream) Write(p []byte) (int, error) {
+	defer s.settle()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
 		return 0, s.err
 	}
 	s.unflushed = true
-	if !s.produced || len(p) == 0 {
+	if !s.produced.Load() || len(p) == 0 {
 		return s.w.Write(p)
 	}
 	if s.n+len(p) > bufferSize {
@@ -142,9 +185,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 			return 0, err
 		}
 		if len(p) >= bufferSize {
-			n, err := s.w.Write(p)
-			s.err = err
-			return n, err
+			return s.write(p)
 		}
 	}
 	if s.buffer == nil {
@@ -157,9 +198,10 @@ func (s *Stream) Write(p []byte) (int, error) {
 
 // Flush implements http.Flusher.
 func (s *Stream) Flush() {
+	defer s.settle()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.busy && s.n > 0 {
+	if s.n > 0 && s.busy.Load() {
 		return
 	}
 	s.flush()
@@ -167,7 +209,7 @@ func (s *Stream) Flush() {
 
 // flush sends everything. An error shows at the next Write.
 func (s *Stream) flush() {
-	if s.drain() != nil || s.produced && !s.unflushed {
+	if s.drain() != nil || s.produced.Load() && !s.unflushed {
 		return
 	}
 	s.unflushed = false
@@ -179,7 +221,7 @@ func (s *Stream) flush() {
 // drain writes what has been gathered and gives the buffer back.
 func (s *Stream) drain() error {
 	if s.n > 0 && s.err == nil {
-		_, s.err = s.w.Write(s.buffer[:s.n])
+		_, _ = s.write(s.buffer[:s.n]) // which notes the error
 	}
 	s.n = 0
 	if s.buffer != nil {
@@ -188,6 +230,30 @@ func (s *Stream) drain() error {
 		ledger.Process.Add(ledger.Streams, -bufferSize)
 	}
 	return s.err
+}
+
+// write writes p to the connection: what is large in pieces, of which the last may be nearly
+// twice as large, so that Progress shows that the connection takes something.
+func (s *Stream) write(p []byte) (int, error) {
+	done := 0
+	for done < len(p) && s.err == nil {
+		size := bufferSize
+		if s.quickWrites < quickAgain {
+			size = slowSize
+		}
+		if len(p)-done < 2*size {
+			size = len(p) - done
+		}
+		began := time.Now()
+		var n int
+		n, s.err = s.w.Write(p[done : done+size])
+		if s.quickWrites++; time.Since(began) > slowWrite {
+			s.quickWrites = 0
+		}
+		s.progress.Add(int64(n))
+		done += n
+	}
+	return done, s.err
 }
 
 func (s *Stream) close() {

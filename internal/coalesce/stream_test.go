@@ -118,7 +118,7 @@ func TestGathers(t *testing.T) {
 		"overfull":        {[]int{2, buffer - 1}, []int{2, buffer - 1}},
 		"as large":        {[]int{buffer}, []int{buffer}},
 		"larger":          {[]int{buffer + 1}, []int{buffer + 1}},
-		"large in middle": {[]int{10, 3 * buffer, 20, 30}, []int{10, 3 * buffer, 50}},
+		"large in middle": {[]int{10, 3 * buffer, 20, 30}, []int{10, buffer, buffer, buffer, 50}},
 		"many":            {slices.Repeat([]int{buffer / 4}, 9), []int{buffer, buffer, buffer / 4}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -142,6 +142,65 @@ func TestGathers(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// blocked is a connection whose writes wait to be let through.
+type blocked struct {
+	*httptest.ResponseRecorder
+	began, let chan struct{}
+}
+
+// Write implements http.ResponseWriter.
+func (b *blocked) Write(p []byte) (int, error) {
+	b.began <- struct{}{}
+	<-b.let
+	return b.ResponseRecorder.Write(p)
+}
+
+// TestProducerDoesNotWait has a connection that does not take what the handler writes: what
+// the producer says returns all the same, and what it has left to be sent is sent when the
+// connection goes on.
+func TestProducerDoesNotWait(t *testing.T) {
+	w := &blocked{httptest.NewRecorder(), make(chan struct{}), make(chan struct{})}
+	streams, finish, done := make(chan *coalesce.Stream), make(chan struct{}), make(chan struct{})
+	handler := coalesce.Handler(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		stream := coalesce.From(req.Context())
+		stream.Busy()
+		streams <- stream
+		for _, n := range []int{10, 2 * buffer, 20} {
+			if _, err := w.Write(make([]byte, n)); err != nil {
+				t.Error(err)
+			}
+		}
+		w.(http.Flusher).Flush()
+		<-finish
+	}))
+	info := &request.RequestInfo{IsResourceRequest: true, Verb: "watch", Resource: "pods"}
+	req := httptest.NewRequestWithContext(request.WithRequestInfo(t.Context(), info), http.MethodGet, "/", nil)
+	go func() {
+		defer close(done)
+		handler.ServeHTTP(w, req)
+	}()
+	stream := <-streams
+	for n, want := range []int64{0, 10, 10 + buffer} { // before each write of 10, buffer and buffer bytes
+		wait(t, t.Context(), "a write to the connection", w.began)
+		for range 100 {
+			stream.Busy()
+			stream.Idle()
+		}
+		if got := stream.Progress(); got != want {
+			t.Errorf("before write %d the connection has taken %d bytes, want %d", n, got, want)
+		}
+		w.let <- struct{}{}
+	}
+	// The producer is idle: what was held back is sent, by whoever had the stream then.
+	wait(t, t.Context(), "the last write", w.began)
+	w.let <- struct{}{}
+	close(finish)
+	<-done
+	if got, want := w.Body.Len(), 30+2*buffer; got != want || !w.Flushed {
+		t.Errorf("the connection has %d bytes, want %d; flushed: %v", got, want, w.Flushed)
 	}
 }
 

@@ -54,7 +54,7 @@ func (t *taker) Deliver(e *event) bool {
 	return true
 }
 
-func (t *taker) Resume() {}
+func (t *taker) Resume(*Cursor[string, *event]) {}
 
 // BenchmarkFanOutParked is BenchmarkFanOut to parked cursors.
 func BenchmarkFanOutParked(b *testing.B) {
@@ -70,7 +70,7 @@ func BenchmarkFanOutParked(b *testing.B) {
 				if scope == "keys" {
 					c, _ = l.FollowKey(0, fmt.Sprint(i))
 				}
-				if !c.Park(&takers[i]) {
+				if _, ok := c.Park(&takers[i]); !ok {
 					b.Fatal("a drained cursor cannot be parked")
 				}
 			}
@@ -79,7 +79,9 @@ func BenchmarkFanOutParked(b *testing.B) {
 			for b.Loop() {
 				rev++
 				e := events[rev%readers]
-				l.Append(rev, 100, e)
+				if err := l.Append(rev, 100, e); err != nil {
+					b.Fatal(err)
+				}
 				l.dispatchNext()
 				if takers[rev%readers].last != e {
 					b.Fatal("the event was not handed over")
@@ -100,7 +102,9 @@ func fanOut(b *testing.B, l *Log[string, *event], cursors []*Cursor[string, *eve
 	b.ReportAllocs()
 	for b.Loop() {
 		rev++
-		l.Append(rev, 100, events[rev%uint64(len(events))])
+		if err := l.Append(rev, 100, events[rev%uint64(len(events))]); err != nil {
+			b.Fatal(err)
+		}
 		for _, c := range cursors {
 			if _, err := c.Next(dst[:]); err != nil {
 				b.Fatal(err)
@@ -118,7 +122,9 @@ func BenchmarkAppend(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		rev++
-		l.Append(rev, 100, e)
+		if err := l.Append(rev, 100, e); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
@@ -126,7 +132,9 @@ func BenchmarkAppend(b *testing.B) {
 func BenchmarkFollow(b *testing.B) {
 	l := benchLog()
 	for rev := range uint64(4096) {
-		l.Append(rev+1, 100, &event{keys: []string{fmt.Sprint(rev % 100)}})
+		if err := l.Append(rev+1, 100, &event{keys: []string{fmt.Sprint(rev % 100)}}); err != nil {
+			b.Fatal(err)
+		}
 	}
 	b.ReportAllocs()
 	for b.Loop() {

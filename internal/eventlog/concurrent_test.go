@@ -45,13 +45,17 @@ func follow(ctx context.Context, c *Cursor[string, event], last uint64, batch in
 		if len(seen) > 0 && seen[len(seen)-1] == last {
 			return seen, nil
 		}
-		if !b.Drained || !c.Park(w) {
+		if !b.Drained {
+			continue
+		}
+		p, ok := c.Park(w)
+		if !ok {
 			continue
 		}
 		select {
 		case <-w:
 		case <-ctx.Done():
-			c.Unpark()
+			p.Unpark()
 			return seen, fmt.Errorf("a wake-up was lost, or the test is stuck: the reader waits after %d events", len(seen))
 		}
 	}
@@ -219,18 +223,23 @@ func TestCloseEndsEveryReader(t *testing.T) {
 				t.Errorf("Next with nothing to read: %+v, %v", b, err)
 			}
 			w := newWaiter()
-			if !c.Park(w) {
+			p, ok := c.Park(w)
+			if !ok {
 				t.Error("a drained cursor cannot be parked")
+				return
 			}
 			waiting <- struct{}{}
 			select {
 			case <-w:
 			case <-ctx.Done():
 				t.Error("Close did not resume the reader")
-				c.Unpark()
+				p.Unpark()
 			}
-			if c.Park(w) || c.Unpark() {
+			if _, ok := p.Unpark(); ok {
 				t.Error("a cursor is parked in a closed log")
+			}
+			if _, ok := c.Park(w); ok {
+				t.Error("a cursor can be parked in a closed log")
 			}
 			if _, err := c.Next(make([]event, 1)); !errors.Is(err, ErrClosed) {
 				t.Errorf("Next on a closed log: %v", err)
@@ -243,7 +252,9 @@ func TestCloseEndsEveryReader(t *testing.T) {
 	h.Close()
 	h.Close()
 	readers.Wait()
-	h.append(event{name: "late", rev: 9, size: 1})
+	if err := h.Append(9, 1, event{name: "late", rev: 9, size: 1}); err != ErrClosed {
+		t.Errorf("Append to a closed log: %v", err)
+	}
 	if s := h.Stats(); s.Events != 0 || s.Bytes != 0 || s.Cursors != 0 || len(h.trimmed) != 1 {
 		t.Errorf("a closed log holds %+v and gave back %v", s, h.trimmed)
 	}

@@ -4,88 +4,32 @@
 package eventlog
 
 import (
-	"math"
+	"maps"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
-// Parked is what a reader leaves behind that has read everything: who takes the next
-// event. Both methods are called under the log's locks. They must neither block nor
-// use the log.
-type Parked[E any] interface {
-	// Deliver takes an event. False means that it cannot be taken now.
-	Deliver(event E) bool
-	// Resume says that the cursor is no longer parked and is the reader's again: Next
-	// returns the event that was not taken, or says why the log cannot be followed.
-	Resume()
-}
-
-// dispatcher hands new events to the parked cursors. Its lock comes before the log's,
-// and whoever appends does without it: appending does not wait for readers.
+// dispatcher hands new events to the parked cursors, one event after the other.
 type dispatcher[K comparable, E any] struct {
-	// mu guards the parked cursors too: chain.parked, and the fields of each that is in it.
+	// turn is held while an event is handed over: by Dispatch, or by an Append for which
+	// there is no room without.
+	turn sync.Mutex
+	// mu guards the groups of all chains: who parks takes it, and who looks for the groups
+	// that are to get an event.
 	mu sync.Mutex
-	// pos <= taken <= Log.next. What is below pos has been handed to every parked cursor,
-	// and the event at pos is being handed over if pos < taken; a cursor that is being
-	// parked has considered all below taken, so that nobody is given an event twice or
-	// none. They are moved under mu and the log's read lock, or its write lock.
-	pos, taken uint64
-	// chains are those whose followers are to get the event that is being handed over.
-	chains []*chain[K, E]
-}
-
-// Park leaves the cursor to Dispatch, which hands each further event to the reader.
-// It returns false if there is something to tell that Dispatch will not: then Next
-// does. A parked cursor must not be used but to Unpark it.
-func (c *Cursor[K, E]) Park(reader Parked[E]) bool {
-	l := c.log
-	l.dispatcher.mu.Lock()
-	defer l.dispatcher.mu.Unlock()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed || c.trimmedLocked() {
-		return false
-	}
-	if c.pendingLocked(); c.pos < l.dispatcher.taken {
-		return false
-	}
-	delete(l.cursors, c)
-	l.parked++
-	c.reader, c.slot = reader, len(c.chain.parked)
-	c.chain.parked = append(c.chain.parked, c)
-	return true
-}
-
-// Unpark takes a parked cursor back: Next goes on after the last event that its reader
-// has taken. It returns false if the cursor is not parked: never was, or has been
-// resumed, or somebody else has taken it. So of all who race for it one goes on.
-func (c *Cursor[K, E]) Unpark() bool {
-	l := c.log
-	l.dispatcher.mu.Lock()
-	defer l.dispatcher.mu.Unlock()
-	if c.reader == nil {
-		return false
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.unparkLocked(c)
-	return true
-}
-
-// unparkLocked takes a cursor out of its chain's, with both locks held, and returns
-// its reader.
-func (l *Log[K, E]) unparkLocked(c *Cursor[K, E]) Parked[E] {
-	parked := c.chain.parked
-	last := len(parked) - 1
-	parked[c.slot] = parked[last]
-	parked[c.slot].slot = c.slot
-	parked[last] = nil
-	c.chain.parked = parked[:last]
-	l.parked--
-	l.cursors[c] = struct{}{}
-	reader := c.reader
-	c.reader = nil
-	return reader
+	// handed <= taken <= Log.next. What is below handed has been handed to every parked
+	// cursor, and handed < taken while the event at handed is being handed over. A cursor that
+	// is being parked has considered all below taken, so that nobody is given an event twice
+	// or none. While a cursor is parked, Log.first <= handed. Both are written with mu held
+	// and Log.mu, which may be read-locked: either is enough to read them.
+	handed, taken uint64
+	// chains and groups are those that are to get the event that is being handed over, members
+	// how many cursors were in them. They belong to whoever has the turn.
+	chains  []*chain[K, E]
+	groups  []*group[K, E]
+	members int
 }
 
 // Dispatch hands events to the parked cursors until the log is closed. It is to be run
@@ -101,110 +45,113 @@ func (l *Log[K, E]) Dispatch() {
 	}
 }
 
-// dispatchNext hands over one event. It returns whether there may be more, and
-// whether the log is still open.
+// dispatchNext hands over one event, or gives all cursors back if the log is closed. It
+// returns whether there may be more, and whether the log is still open.
 func (l *Log[K, E]) dispatchNext() (more, open bool) {
-	r, more, err := l.take()
-	if err != nil {
-		l.resumeAll()
-		return true, err != ErrClosed
-	}
-	if !more {
-		return false, true
-	}
-	for _, c := range l.dispatcher.chains {
-		for i := math.MaxInt; i > 0; {
-			i = l.deliver(c, i, &r)
+	d := &l.dispatcher
+	d.turn.Lock()
+	defer d.turn.Unlock()
+	r, seq, more, open := l.take()
+	switch {
+	case !open:
+		for _, g := range d.groups {
+			g.resumeAll(l)
+		}
+	case more:
+		n := l.handOver(seq, &r)
+		l.handedOver()
+		if n > 0 && l.cfg.Handed != nil {
+			l.cfg.Handed(r.event, n)
 		}
 	}
-	return true, true
+	clear(d.groups)
+	return more, open
 }
 
-// take returns the next event to hand over, if there is one, and notes who is to get
-// it.
-func (l *Log[K, E]) take() (r record[E], more bool, err error) {
+// handedOver notes that all who had to get the event at dispatcher.handed have been asked.
+func (l *Log[K, E]) handedOver() {
 	d := &l.dispatcher
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l.mu.RLock()
 	defer l.mu.RUnlock()
+	d.handed = d.taken
+}
+
+// take returns the next event to hand over, if there is one, and notes who is to get
+// it: all, if the log is closed.
+func (l *Log[K, E]) take() (r record[E], seq uint64, more, open bool) {
+	d := &l.dispatcher
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r, seq, more, open = l.takeEvent()
+	d.groups, d.members = d.groups[:0], 0
+	for _, c := range d.chains {
+		d.address(c)
+	}
+	clear(d.chains)
+	return r, seq, more, open
+}
+
+// takeEvent is take without the groups, whose locks come before the log's. It needs
+// dispatcher.mu.
+func (l *Log[K, E]) takeEvent() (r record[E], seq uint64, more, open bool) {
+	d := &l.dispatcher
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	d.chains = d.chains[:0]
 	if l.closed {
-		return r, false, ErrClosed
+		d.chains = slices.AppendSeq(append(d.chains, &l.all), maps.Values(l.chains))
+		return r, 0, false, false
 	}
 	if l.parked == 0 {
-		d.taken = l.next // nobody is there to be given what has come
+		d.handed, d.taken = l.next, l.next // nobody is there to be given what has come
 	}
-	if d.taken < l.first {
-		return r, false, ErrTrimmed
+	if d.taken == l.next {
+		return r, 0, false, true
 	}
-	d.pos = d.taken
-	if d.pos == l.next {
-		return r, false, nil
-	}
+	seq = d.taken
 	d.taken++
-	r = *l.at(d.pos)
-	d.chains = append(d.chains[:0], &l.all)
-	l.cfg.Keys(r.event, func(key K) {
-		if c := l.chains[key]; c != nil && !slices.Contains(d.chains, c) {
+	r = *l.slot(seq) // shrinkLocked leaves what has to be handed over, and so does age
+	d.chains = append(d.chains, &l.all)
+	l.eachChainLocked(r.event, func(c *chain[K, E]) {
+		if !slices.Contains(d.chains, c) { // a key may be given twice
 			d.chains = append(d.chains, c)
 		}
 	})
-	return r, true, nil
+	return r, seq, true, true
 }
 
-// handful is to how many an event is handed under one lock: who wants to unpark does
-// not wait for thousands.
-const handful = 256
+// address adds the chain's groups to those that are to get the event. The chain lets go of
+// groups without members.
+func (d *dispatcher[K, E]) address(c *chain[K, E]) {
+	c.groups = slices.DeleteFunc(c.groups, func(g *group[K, E]) bool {
+		n := g.vacate()
+		d.members += n
+		return n == 0
+	})
+	d.groups = append(d.groups, c.groups...)
+}
 
-// deliver hands the event at dispatcher.pos to parked followers of the chain in slots
-// below i, a handful of them, and returns the i to go on with. It goes from the last
-// slot to the first, since it is from the last that a slot that falls free is filled,
-// now or while the lock is not held: so nobody is moved to where deliver has been
-// before its turn. Who has had its turn, or has come since, stands behind the event.
-func (l *Log[K, E]) deliver(c *chain[K, E], i int, r *record[E]) int {
-	d := &l.dispatcher
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	i = min(i, len(c.parked))
-	for end := max(0, i-handful); i > end; {
-		i--
-		cursor := c.parked[i]
-		if cursor.pos > d.pos || r.rev <= cursor.after {
-			continue
+// share is how many cursors it takes for another processor to be worth waking.
+const share = 2 * groupSize
+
+// handOver hands the event at seq to dispatcher.groups, where there are many cursors by
+// several processors, and returns how many have taken it. A cursor is in one group, so that
+// the order in which groups are served does not matter.
+func (l *Log[K, E]) handOver(seq uint64, r *record[E]) int {
+	groups := l.dispatcher.groups
+	var next, taken atomic.Int64
+	serve := func() {
+		for i := next.Add(1) - 1; i < int64(len(groups)); i = next.Add(1) - 1 {
+			taken.Add(int64(groups[i].hand(l, seq, r)))
 		}
-		if cursor.reader.Deliver(r.event) {
-			cursor.pos = d.pos + 1
-			continue
-		}
-		l.resume(cursor)
 	}
-	return i
-}
-
-// resume gives a parked cursor back to its reader.
-func (l *Log[K, E]) resume(c *Cursor[K, E]) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.unparkLocked(c).Resume()
-}
-
-// resumeAll gives every parked cursor back, since the log is closed or no longer holds
-// what is to be handed over next: each reader finds out what that means for it.
-func (l *Log[K, E]) resumeAll() {
-	d := &l.dispatcher
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	d.pos, d.taken = l.first, l.first
-	l.all.resumeLocked(l)
-	for _, c := range l.chains {
-		c.resumeLocked(l)
+	var others sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), l.dispatcher.members/share) - 1 {
+		others.Go(serve)
 	}
-}
-
-func (c *chain[K, E]) resumeLocked(l *Log[K, E]) {
-	for n := len(c.parked); n > 0; n-- {
-		l.unparkLocked(c.parked[n-1]).Resume()
-	}
+	serve()
+	others.Wait()
+	return int(taken.Load())
 }

@@ -22,7 +22,7 @@ var (
 // Config bounds a log. Bounds are applied to the oldest events first.
 type Config[K comparable, E any] struct {
 	// MaxBytes returns the number of bytes that the log may hold, as told by the
-	// sizes given to Append. It is asked by Append and Advance, under the log's lock.
+	// sizes given to Append. It is asked by Append, under the log's lock.
 	MaxBytes func() int64
 	// MaxEvents is the number of events that the log may hold.
 	MaxEvents int
@@ -33,11 +33,14 @@ type Config[K comparable, E any] struct {
 	// Now is the clock that ages events.
 	Now func() time.Time
 	// Keys calls yield for each key whose followers must see the event. A key may be
-	// given more than once.
+	// given more than once. It says the same of an event each time.
 	Keys func(event E, yield func(K))
 	// Trimmed, if set, is called under the log's lock with each event that leaves the
 	// log and its size.
 	Trimmed func(event E, size int64)
+	// Handed, if set, is called when an event has been handed to all parked cursors and
+	// n > 0 of them have taken it; not under the log's lock.
+	Handed func(event E, n int)
 }
 
 // record is one event in the log.
@@ -49,7 +52,9 @@ type record[E any] struct {
 }
 
 // Log is an append-only log of events ordered by revision. All its methods may be
-// called by any goroutine; Append and Advance by one at a time.
+// called by any goroutine; Append, Advance and Expire by one at a time.
+//
+// Locks are taken in this order: dispatcher.turn, dispatcher.mu, group.mu, Log.mu.
 type Log[K comparable, E any] struct {
 	cfg Config[K, E]
 
@@ -58,8 +63,12 @@ type Log[K comparable, E any] struct {
 	// len(ring) is a power of two and next-first <= len(ring).
 	ring        []record[E]
 	first, next uint64
-	bytes       int64
-	// floor is the revision of which everything later is still in the log:
+	// aged holds, by ascending seq < first, the events that are too old for the ring but
+	// that a reader of one of their keys had yet to read when that was last looked at.
+	aged []agedRecord[E]
+	// bytes is the size of all events in ring and aged.
+	bytes int64
+	// floor is the revision of which everything later is still in the ring:
 	// a reader that knows the state at floor or later can be served.
 	floor uint64
 	// head is the revision up to which the log is complete; floor <= head.
@@ -78,22 +87,10 @@ type Log[K comparable, E any] struct {
 	dispatcher dispatcher[K, E]
 }
 
-// chain is the positions of one key's events, or (Log.all) of all of them, and the
-// parked cursors that are to get the next.
-type chain[K comparable, E any] struct {
-	// seqs are the positions of the key's events in from <= seq < Log.next, ascending.
-	// They are not kept for Log.all, where every position counts.
-	seqs []uint64
-	// from is where this index begins: earlier events of the key may be in the log too.
-	from uint64
-	// lost is one past the last position of this key that has been trimmed, and lostRev
-	// that event's revision. Revisions ascend, so a reader at pos < lost has lost an
-	// event exactly if it wants this one.
-	lost, lostRev uint64
-	// refs is the number of cursors on the chain, parked or not. Not kept for Log.all.
-	refs int
-	// parked[i].slot == i. It is guarded by the dispatcher's lock.
-	parked []*Cursor[K, E]
+// agedRecord is an event that has left the ring.
+type agedRecord[E any] struct {
+	seq uint64
+	record[E]
 }
 
 // New returns an empty log that is complete from revision rev on.
@@ -110,43 +107,74 @@ func New[K comparable, E any](rev uint64, cfg Config[K, E]) *Log[K, E] {
 	}
 }
 
-func (l *Log[K, E]) at(seq uint64) *record[E] {
+// slot returns where the ring has, or will have, the event at seq.
+func (l *Log[K, E]) slot(seq uint64) *record[E] {
 	return &l.ring[seq&uint64(len(l.ring)-1)]
 }
 
-// Append adds an event with its revision, which must not be below the previous
-// one's, and the number of bytes that the log keeps alive by holding it. A closed log
-// takes none.
-func (l *Log[K, E]) Append(rev uint64, size int64, event E) {
+// at returns the event at seq, which has to be in the ring or among the aged.
+func (l *Log[K, E]) at(seq uint64) *record[E] {
+	if seq >= l.first {
+		return l.slot(seq)
+	}
+	i := sort.Search(len(l.aged), func(i int) bool { return l.aged[i].seq >= seq })
+	return &l.aged[i].record
+}
+
+// Append adds an event with its revision and the number of bytes that the log keeps alive
+// by holding it. It is an *OrderError if the revision is below that of the last event, or
+// below what Advance has said: the event would be sent to nobody, or twice. It is ErrClosed if
+// the log is closed.
+func (l *Log[K, E]) Append(rev uint64, size int64, event E) error {
 	now := l.cfg.Now()
+	waits, err := l.add(record[E]{event: event, rev: rev, size: size, at: now})
+	for waits {
+		// What has to go has not been handed to the parked cursors yet.
+		l.dispatchNext()
+		waits = l.shrink()
+	}
+	return err
+}
+
+// add appends an event, and tells whether the bounds wait for the dispatcher.
+func (l *Log[K, E]) add(r record[E]) (waits bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return
+		return false, ErrClosed
 	}
-	if rev < l.head {
-		// A revision that goes back would be sent to nobody or twice; the source orders them.
-		rev = l.head
+	if r.rev < l.head {
+		return false, &OrderError{Revision: r.rev, Head: l.head}
 	}
 	if l.next-l.first == uint64(len(l.ring)) {
 		l.resizeLocked(2 * len(l.ring))
 	}
-	*l.at(l.next) = record[E]{event: event, rev: rev, size: size, at: now}
 	seq := l.next
+	*l.slot(seq) = r
 	l.next++
-	l.head = rev
-	l.bytes += size
+	l.head = r.rev
+	l.bytes += r.size
 	if len(l.chains) > 0 {
-		l.cfg.Keys(event, func(key K) {
-			c := l.chains[key]
-			if c == nil || (len(c.seqs) > 0 && c.seqs[len(c.seqs)-1] == seq) {
-				return
+		l.cfg.Keys(r.event, func(key K) {
+			if c := l.chains[key]; c != nil {
+				c.add(seq)
 			}
-			c.seqs = append(c.seqs, seq)
 		})
 	}
-	l.trimLocked(now)
+	waits = l.shrinkLocked()
+	l.expireLocked(r.at)
 	l.wake()
+	return waits, nil
+}
+
+// OrderError says that a revision went back.
+type OrderError struct {
+	// Revision is the one that was given, Head the one up to which the log is complete.
+	Revision, Head uint64
+}
+
+func (e *OrderError) Error() string {
+	return fmt.Sprintf("an event of revision %d came after revision %d", e.Revision, e.Head)
 }
 
 // wake has Dispatch look at the log. That is a hint: it is the position that counts.
@@ -157,8 +185,8 @@ func (l *Log[K, E]) wake() {
 	}
 }
 
-// Advance says that nothing happened up to revision rev. Events that have become too
-// old go, so that a resource at rest does not keep them.
+// Advance says that nothing happened up to revision rev. What it says of the past is known
+// already.
 func (l *Log[K, E]) Advance(rev uint64) {
 	now := l.cfg.Now()
 	l.mu.Lock()
@@ -167,97 +195,16 @@ func (l *Log[K, E]) Advance(rev uint64) {
 		return
 	}
 	l.head = max(l.head, rev)
-	l.trimLocked(now)
+	l.expireLocked(now)
 }
 
 // resizeLocked moves the events into a ring of n slots.
 func (l *Log[K, E]) resizeLocked(n int) {
 	ring := make([]record[E], n)
 	for seq := l.first; seq < l.next; seq++ {
-		ring[seq&uint64(n-1)] = *l.at(seq)
+		ring[seq&uint64(n-1)] = *l.slot(seq)
 	}
 	l.ring = ring
-}
-
-// trimLocked drops the oldest events until the bounds hold. That may be the one just
-// appended, if it alone is larger than the log may be.
-func (l *Log[K, E]) trimLocked(now time.Time) {
-	maxBytes := l.cfg.MaxBytes()
-	for l.first < l.next && (l.bytes > maxBytes || l.next-l.first > uint64(l.cfg.MaxEvents)) {
-		l.dropFirstLocked()
-	}
-	// Looking at every cursor is too much to do at every event, and a second more or
-	// less of history is nothing.
-	if now.Sub(l.checked) < time.Second {
-		return
-	}
-	l.checked = now
-	needed, known := uint64(0), false
-	for l.next-l.first > uint64(l.cfg.MinEvents) && now.Sub(l.at(l.first).at) > l.cfg.Window {
-		if !known {
-			needed, known = l.neededLocked(), true
-		}
-		if l.first >= needed {
-			return
-		}
-		l.dropFirstLocked()
-	}
-}
-
-// neededLocked returns the lowest position that a cursor still has to read, or to be
-// given.
-func (l *Log[K, E]) neededLocked() uint64 {
-	needed := l.next
-	if l.parked > 0 {
-		needed = l.dispatcher.pos
-	}
-	for c := range l.cursors {
-		if c.trimmedLocked() {
-			continue // its next read is an error, whatever is kept
-		}
-		if seq, ok := c.pendingLocked(); ok {
-			needed = min(needed, seq)
-		}
-	}
-	return needed
-}
-
-func (l *Log[K, E]) dropFirstLocked() {
-	r := l.at(l.first)
-	if len(l.chains) > 0 {
-		l.cfg.Keys(r.event, func(key K) {
-			c := l.chains[key]
-			if c == nil {
-				return
-			}
-			if len(c.seqs) > 0 && c.seqs[0] == l.first {
-				c.seqs = c.seqs[1:]
-			}
-			c.lost, c.lostRev = l.first+1, r.rev
-		})
-	}
-	l.bytes -= r.size
-	l.floor = r.rev
-	if l.cfg.Trimmed != nil {
-		l.cfg.Trimmed(r.event, r.size)
-	}
-	*r = record[E]{}
-	l.first++
-	l.all.lost, l.all.lostRev = l.first, l.floor
-	if n := len(l.ring); n > 64 && l.next-l.first <= uint64(n/4) {
-		l.resizeLocked(n / 2)
-	}
-}
-
-// TrimTo drops every event up to and including revision rev, whoever still wants
-// them.
-func (l *Log[K, E]) TrimTo(rev uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for l.first < l.next && l.at(l.first).rev <= rev {
-		l.dropFirstLocked()
-	}
-	l.floor = min(max(l.floor, rev), l.head)
 }
 
 // Close ends the log: its events are dropped and every reader gets ErrClosed.
@@ -267,8 +214,7 @@ func (l *Log[K, E]) Close() {
 	if l.closed {
 		return
 	}
-	for l.first < l.next {
-		l.dropFirstLocked()
+	for l.dropOldestLocked() {
 	}
 	l.closed = true
 	l.wake()
@@ -283,9 +229,11 @@ func (l *Log[K, E]) Floor() uint64 {
 
 // Stats describes a log at one moment.
 type Stats struct {
-	// Events and Bytes are what it holds.
+	// Events and Bytes are what it holds, Aged how many of the events are kept for readers
+	// of their keys only.
 	Events int
 	Bytes  int64
+	Aged   int
 	// Floor and Head are the revisions between which it is complete.
 	Floor, Head uint64
 	// Cursors is the number of readers, Parked how many of them are parked.
@@ -297,111 +245,10 @@ func (l *Log[K, E]) Stats() Stats {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return Stats{
-		Events: int(l.next - l.first), Bytes: l.bytes,
+		Events: l.eventsLocked(), Bytes: l.bytes, Aged: len(l.aged),
 		Floor: l.floor, Head: l.head,
 		Cursors: len(l.cursors) + l.parked, Parked: l.parked,
 	}
 }
 
-// Follow returns a cursor on all events later than revision rev. If the log no
-// longer holds all of them it returns a *TooOldError, which is an ErrTrimmed. The
-// cursor must be closed.
-func (l *Log[K, E]) Follow(rev uint64) (*Cursor[K, E], error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.followLocked(rev, &l.all, nil)
-}
-
-// FollowKey is Follow for the events of one key.
-func (l *Log[K, E]) FollowKey(rev uint64, key K) (*Cursor[K, E], error) {
-	cursor, c, err := l.followChain(rev, key)
-	if err != nil {
-		return nil, err
-	}
-	l.extend(c, key, cursor.pos)
-	return cursor, nil
-}
-
-// followChain registers a cursor on the key's chain, which indexes what is appended
-// from then on.
-func (l *Log[K, E]) followChain(rev uint64, key K) (*Cursor[K, E], *chain[K, E], error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	c := l.chains[key]
-	if c == nil {
-		c = &chain[K, E]{from: l.next}
-	}
-	cursor, err := l.followLocked(rev, c, &key)
-	if err != nil {
-		return nil, nil, err
-	}
-	l.chains[key] = c
-	c.refs++
-	return cursor, c, nil
-}
-
-// extendStep is how many events are looked at under one read lock.
-const extendStep = 1024
-
-// extend makes the chain's index reach back to position pos. It reads the log beside
-// everybody else: thousands that come back at once, each from some time ago, must not
-// keep events from being appended. An event that is trimmed meanwhile is noted in the
-// chain by whoever trims it, since the chain is known to the log.
-func (l *Log[K, E]) extend(c *chain[K, E], key K, pos uint64) {
-	var earlier []uint64
-	for seq, more := pos, true; more; {
-		func() {
-			l.mu.RLock()
-			defer l.mu.RUnlock()
-			seq = max(seq, l.first)
-			yield := func(k K) {
-				if k == key && (len(earlier) == 0 || earlier[len(earlier)-1] != seq) {
-					earlier = append(earlier, seq)
-				}
-			}
-			for end := min(c.from, seq+extendStep); seq < end; seq++ {
-				l.cfg.Keys(l.at(seq).event, yield)
-			}
-			more = seq < c.from
-		}()
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if pos >= c.from {
-		return
-	}
-	// Another follower may have extended the index in the meantime, and events may be gone.
-	lo := sort.Search(len(earlier), func(i int) bool { return earlier[i] >= l.first })
-	hi := sort.Search(len(earlier), func(i int) bool { return earlier[i] >= c.from })
-	if lo < hi {
-		c.seqs = append(earlier[lo:hi:hi], c.seqs...)
-	}
-	c.from = pos
-}
-
-func (l *Log[K, E]) followLocked(rev uint64, c *chain[K, E], key *K) (*Cursor[K, E], error) {
-	if l.closed {
-		return nil, ErrClosed
-	}
-	if rev < l.floor {
-		return nil, &TooOldError{Asked: rev, Floor: l.floor}
-	}
-	n := int(l.next - l.first)
-	pos := l.first + uint64(sort.Search(n, func(i int) bool { return l.at(l.first+uint64(i)).rev > rev }))
-	cursor := &Cursor[K, E]{log: l, chain: c, key: key, pos: pos, after: rev}
-	l.cursors[cursor] = struct{}{}
-	return cursor, nil
-}
-
-// TooOldError is the answer to a reader that starts before what the log holds.
-type TooOldError struct {
-	// Asked is the revision that was asked for, Floor the earliest that can be served.
-	Asked, Floor uint64
-}
-
-func (e *TooOldError) Error() string {
-	return fmt.Sprintf("too old resource version: %d (%d)", e.Asked, e.Floor)
-}
-
-// Unwrap makes the error an ErrTrimmed.
-func (e *TooOldError) Unwrap() error { return ErrTrimmed }
+func (l *Log[K, E]) eventsLocked() int { return len(l.aged) + int(l.next-l.first) }

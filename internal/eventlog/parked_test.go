@@ -17,7 +17,7 @@ import (
 // mailbox is a reader that passes events on through a channel with little room: the
 // dispatcher fills it while the cursor is parked, read while it is not.
 type mailbox struct {
-	*Cursor[string, event]
+	parked  atomic.Pointer[Parked[string, event]]
 	events  chan event
 	reading *sync.WaitGroup
 	// given is how many events the dispatcher has handed over, resumed how often it could
@@ -25,7 +25,7 @@ type mailbox struct {
 	given, resumed, takenBack atomic.Int64
 }
 
-// Deliver implements Parked.
+// Deliver implements Reader.
 func (m *mailbox) Deliver(e event) bool {
 	select {
 	case m.events <- e:
@@ -36,29 +36,48 @@ func (m *mailbox) Deliver(e event) bool {
 	}
 }
 
-// Resume implements Parked.
-func (m *mailbox) Resume() {
+// Resume implements Reader.
+func (m *mailbox) Resume(c *Cursor[string, event]) {
 	m.resumed.Add(1)
-	m.reading.Go(m.read)
+	m.read(c)
 }
 
-// read passes on what the log holds until the cursor can be parked or the log ends.
-func (m *mailbox) read() {
+// takeBack unparks the cursor, if it is parked, and reads on.
+func (m *mailbox) takeBack() {
+	if p := m.parked.Load(); p != nil {
+		if c, ok := p.Unpark(); ok {
+			m.takenBack.Add(1)
+			m.read(c)
+		}
+	}
+}
+
+// read passes on, from a goroutine of its own, what the log holds until the cursor can be
+// parked or the log ends.
+func (m *mailbox) read(c *Cursor[string, event]) {
+	m.reading.Go(func() { m.pass(c) })
+}
+
+func (m *mailbox) pass(c *Cursor[string, event]) {
 	var dst [2]event
 	for {
-		b, err := m.Next(dst[:])
+		b, err := c.Next(dst[:])
 		if err != nil {
 			if !errors.Is(err, ErrClosed) {
 				m.events <- event{name: err.Error()}
 			}
-			m.Close()
+			c.Close()
 			close(m.events)
 			return
 		}
 		for _, e := range dst[:b.N] {
 			m.events <- e
 		}
-		if b.Drained && m.Park(m) {
+		if !b.Drained {
+			continue
+		}
+		if p, ok := c.Park(m); ok {
+			m.parked.Store(p)
 			return
 		}
 	}
@@ -67,7 +86,7 @@ func (m *mailbox) read() {
 // TestParkedReadersGetEverything has more readers than are given an event under one
 // lock, each with little room, and somebody who takes cursors back all the time.
 func TestParkedReadersGetEverything(t *testing.T) {
-	const last, readers = 600, handful + 100
+	const last, readers = 600, groupSize + 100
 	keys := []string{"", "a", "b", "a", ""}
 	h := newHarness(0, nil)
 	h.dispatched(t)
@@ -79,9 +98,9 @@ func TestParkedReadersGetEverything(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := &mailbox{Cursor: c, events: make(chan event, 1+i%4), reading: &reading}
+		m := &mailbox{events: make(chan event, 1+i%4), reading: &reading}
 		boxes = append(boxes, m)
-		reading.Go(m.read)
+		m.read(c)
 		complete.Add(1)
 		consuming.Go(func() {
 			next := uint64(1)
@@ -96,9 +115,8 @@ func TestParkedReadersGetEverything(t *testing.T) {
 				if e.rev >= last-1 && (key != "" || e.rev == last) {
 					complete.Done()
 				}
-				if e.rev%8 == uint64(i%8) && m.Unpark() {
-					m.takenBack.Add(1)
-					reading.Go(m.read)
+				if e.rev%8 == uint64(i%8) {
+					m.takeBack()
 				}
 			}
 		})
@@ -155,14 +173,15 @@ func TestOneTakesTheCursor(t *testing.T) {
 	w := newWaiter()
 	byHand := 0
 	for rev := uint64(1); rev <= 2000; rev++ {
-		if !c.Park(w) {
+		p, ok := c.Park(w)
+		if !ok {
 			t.Fatalf("a drained cursor cannot be parked before %d", rev)
 		}
 		var taken atomic.Int64
 		var takers sync.WaitGroup
 		for range 3 {
 			takers.Go(func() {
-				if c.Unpark() {
+				if _, ok := p.Unpark(); ok {
 					taken.Add(1)
 				}
 			})

@@ -20,7 +20,8 @@ import (
 //	append                one event a line: <name> rev=<n> [size=<n>] [keys=(<k>,<k>)]
 //	advance rev=<n>       nothing has happened up to there
 //	tick by=<duration>    time passes
-//	trim rev=<n>          TrimTo
+//	expire                Expire
+//	squeeze bytes=<n>     the log may hold n bytes, for a moment
 //	follow <reader> rev=<n> [key=<k>]
 //	read <reader> [n=<n>] one Next, for 10 events unless told
 //	stall <reader>        from now on "drain" passes the reader by
@@ -57,7 +58,8 @@ type storyReader struct {
 	*Cursor[string, event]
 	name    string
 	stalled bool
-	parked  bool
+	// parked is the cursor while it is parked, else nil.
+	parked *Parked[string, event]
 	// room is how many events it takes while it is parked, and news what it was told.
 	room int
 	news []string
@@ -72,8 +74,8 @@ func (r *storyReader) Deliver(e event) bool {
 	return true
 }
 
-func (r *storyReader) Resume() {
-	r.parked = false
+func (r *storyReader) Resume(*Cursor[string, event]) {
+	r.parked = nil
 	r.news = append(r.news, "resumed")
 }
 
@@ -86,9 +88,11 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 	case "advance":
 		s.Advance(number(t, d, "rev"))
 		return s.gone()
-	case "trim":
-		s.TrimTo(number(t, d, "rev"))
-		return s.gone()
+	case "squeeze":
+		return s.squeeze(t, d)
+	case "expire":
+		in := s.Expire()
+		return fmt.Sprintf("%s; again in %v", s.gone(), in)
 	case "tick":
 		s.now = s.now.Add(duration(t, d, "by"))
 	case "follow":
@@ -102,7 +106,7 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 	case "drain":
 		var out strings.Builder
 		for _, r := range s.readers {
-			if !r.stalled && !r.parked {
+			if !r.stalled && r.parked == nil {
 				fmt.Fprintf(&out, "%s: %s\n", r.name, r.read(1000))
 			}
 		}
@@ -111,10 +115,13 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 		return s.park(t, d)
 	case "unpark":
 		r := s.reader(t, d)
-		if !r.Unpark() {
+		if r.parked == nil {
 			return "not parked"
 		}
-		r.parked = false
+		if _, ok := r.parked.Unpark(); !ok {
+			return "cannot be unparked"
+		}
+		r.parked = nil
 	case "dispatch":
 		return s.dispatch(t, d)
 	case "leave":
@@ -164,9 +171,33 @@ func (s *story) appendAll(t *testing.T, d *datadriven.TestData) string {
 				e.keys = a.Vals
 			}
 		}
-		s.append(e)
+		if err := s.Append(e.rev, e.size, e); err != nil {
+			return "error: " + err.Error()
+		}
 	}
-	return s.gone()
+	return s.gone() + s.told()
+}
+
+func (s *story) squeeze(t *testing.T, d *datadriven.TestData) string {
+	before := s.maxBytes
+	s.maxBytes = int64(number(t, d, "bytes"))
+	defer func() { s.maxBytes = before }()
+	for s.shrink() {
+		s.dispatchNext()
+	}
+	return s.gone() + s.told()
+}
+
+// told is what parked readers were told while somebody appended.
+func (s *story) told() string {
+	var out strings.Builder
+	for _, r := range s.readers {
+		if len(r.news) > 0 {
+			fmt.Fprintf(&out, "\n%s: %s", r.name, strings.Join(r.news, ", "))
+			r.news = nil
+		}
+	}
+	return out.String()
 }
 
 // gone tells which events have left the log since it was last asked.
@@ -228,10 +259,11 @@ func (s *story) park(t *testing.T, d *datadriven.TestData) string {
 	r := s.reader(t, d)
 	r.room = 1000
 	d.MaybeScanArgs(t, "room", &r.room)
-	if !r.Park(r) {
+	p, ok := r.Park(r)
+	if !ok {
 		return "not now"
 	}
-	r.parked = true
+	r.parked = p
 	return "ok"
 }
 
@@ -262,7 +294,11 @@ func (s *story) dispatch(t *testing.T, d *datadriven.TestData) string {
 
 func (s *story) status() string {
 	st := s.Stats()
-	return fmt.Sprintf("events=%d bytes=%d floor=%d head=%d cursors=%d", st.Events, st.Bytes, st.Floor, st.Head, st.Cursors)
+	aged := ""
+	if st.Aged > 0 {
+		aged = fmt.Sprintf(" aged=%d", st.Aged)
+	}
+	return fmt.Sprintf("events=%d bytes=%d floor=%d head=%d cursors=%d%s", st.Events, st.Bytes, st.Floor, st.Head, st.Cursors, aged)
 }
 
 func number(t *testing.T, d *datadriven.TestData, name string) uint64 {

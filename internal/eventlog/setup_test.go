@@ -64,14 +64,21 @@ func newHarness(rev uint64, bound func(*Config[string, event])) *harness {
 	return h
 }
 
-func (h *harness) append(e event) { h.Append(e.rev, e.size, e) }
+func (h *harness) append(e event) {
+	if err := h.Append(e.rev, e.size, e); err != nil && err != ErrClosed {
+		panic(err)
+	}
+}
 
 // check holds the log's invariants against its fields.
 func (h *harness) check(t *testing.T) {
 	t.Helper()
 	l := h.Log
+	l.dispatcher.turn.Lock()
+	defer l.dispatcher.turn.Unlock()
 	l.dispatcher.mu.Lock()
 	defer l.dispatcher.mu.Unlock()
+	defer h.lockGroups()()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := uint64(len(l.ring))
@@ -84,30 +91,11 @@ func (h *harness) check(t *testing.T) {
 	if l.floor > l.head {
 		t.Fatalf("floor %d is above head %d", l.floor, l.head)
 	}
-	var bytes int64
-	last := l.floor
-	for seq := l.first; seq < l.next; seq++ {
-		r := l.at(seq)
-		if r.rev < last {
-			t.Fatalf("the event at %d has revision %d after %d", seq, r.rev, last)
-		}
-		last = r.rev
-		bytes += r.size
-	}
-	if last > l.head || bytes != l.bytes {
-		t.Fatalf("head is %d and %d bytes are booked, the events say %d and %d", l.head, l.bytes, last, bytes)
-	}
-	for i := range l.ring {
-		// A slot that holds no event must not keep one alive.
-		seq := l.first + (uint64(i)-l.first)&(n-1)
-		if seq >= l.next && l.ring[i].event.name != "" {
-			t.Fatalf("slot %d still holds %q, which has left the log", i, l.ring[i].event.name)
-		}
-	}
+	h.checkEvents(t)
 	refs := map[string]int{}
 	for c := range l.cursors {
 		h.checkCursor(t, c)
-		if c.reader != nil {
+		if c.group.Load() != nil || c.reader != nil {
 			t.Fatal("a cursor is parked and is not")
 		}
 		if c.key != nil {
@@ -123,33 +111,94 @@ func (h *harness) check(t *testing.T) {
 	if parked != l.parked {
 		t.Fatalf("%d cursors are parked, and %d counted", parked, l.parked)
 	}
-	if d := &l.dispatcher; d.pos > d.taken || d.taken > d.pos+1 || d.taken > l.next {
-		t.Fatalf("the dispatcher is at %d and has taken up to %d of %d", d.pos, d.taken, l.next)
+	if d := &l.dispatcher; d.handed != d.taken || d.taken > l.next || parked > 0 && !l.closed && d.handed < l.first {
+		t.Fatalf("the dispatcher has handed over up to %d and taken up to %d of [%d, %d) between two turns", d.handed, d.taken, l.first, l.next)
 	}
-	for key, c := range l.chains {
+	h.checkChains(t, refs)
+}
+
+// lockGroups locks every group: who unparks takes no other lock before.
+func (h *harness) lockGroups() (unlock func()) {
+	var groups []*group[string, event]
+	h.mu.RLock()
+	groups = append(groups, h.all.groups...)
+	for _, c := range h.chains {
+		groups = append(groups, c.groups...)
+	}
+	h.mu.RUnlock()
+	for _, g := range groups {
+		g.mu.Lock()
+	}
+	return func() {
+		for _, g := range groups {
+			g.mu.Unlock()
+		}
+	}
+}
+
+// checkEvents holds the events against what is said of them.
+func (h *harness) checkEvents(t *testing.T) {
+	t.Helper()
+	l := h.Log
+	var bytes int64
+	var before uint64
+	for i, r := range l.aged {
+		if r.seq >= l.first || i > 0 && r.seq <= before || r.rev > l.floor {
+			t.Fatalf("the event at %d, of revision %d, is among the aged; the one before is at %d, the ring begins at %d, behind revision %d", r.seq, r.rev, before, l.first, l.floor)
+		}
+		before = r.seq
+		bytes += r.size
+	}
+	last := l.floor
+	for seq := l.first; seq < l.next; seq++ {
+		r := l.at(seq)
+		if r.rev < last {
+			t.Fatalf("the event at %d has revision %d after %d", seq, r.rev, last)
+		}
+		last = r.rev
+		bytes += r.size
+	}
+	if last > l.head || bytes != l.bytes {
+		t.Fatalf("head is %d and %d bytes are booked, the events say %d and %d", l.head, l.bytes, last, bytes)
+	}
+	for i := range l.ring {
+		// A slot that holds no event must not keep one alive.
+		seq := l.first + (uint64(i)-l.first)&uint64(len(l.ring)-1)
+		if seq >= l.next && l.ring[i].event.name != "" {
+			t.Fatalf("slot %d still holds %q, which has left the log", i, l.ring[i].event.name)
+		}
+	}
+}
+
+// checkChains holds the index of each key against the events. refs are the readers of each.
+func (h *harness) checkChains(t *testing.T, refs map[string]int) {
+	t.Helper()
+	for key, c := range h.chains {
 		if c.refs != refs[key] || c.refs == 0 {
 			t.Fatalf("the chain of %q counts %d readers and has %d", key, c.refs, refs[key])
 		}
-		var want []uint64
-		for seq := max(c.from, l.first); seq < l.next; seq++ {
-			for _, k := range l.at(seq).event.keys {
-				if k == key {
-					want = append(want, seq)
-					break
-				}
+		var ring, aged []uint64
+		for seq := max(c.from, h.first); seq < h.next; seq++ {
+			if slices.Contains(h.at(seq).event.keys, key) {
+				ring = append(ring, seq)
 			}
 		}
-		if len(want) != len(c.seqs) {
-			t.Fatalf("the chain of %q from %d holds %v, the log has %v", key, c.from, c.seqs, want)
-		}
-		for i := range want {
-			if want[i] != c.seqs[i] {
-				t.Fatalf("the chain of %q from %d holds %v, the log has %v", key, c.from, c.seqs, want)
+		for _, r := range h.aged {
+			if r.seq >= c.from && slices.Contains(r.event.keys, key) {
+				aged = append(aged, r.seq)
 			}
+		}
+		n := len(c.seqs) - len(ring)
+		if n < 0 || !slices.Equal(c.seqs[n:], ring) {
+			t.Fatalf("the chain of %q from %d holds %v, the log has %v", key, c.from, c.seqs, ring)
+		}
+		// Of the aged it has those from the first on that its readers had to read.
+		if m := len(aged) - n; m < 0 || !slices.Equal(c.seqs[:n], aged[m:]) {
+			t.Fatalf("the chain of %q from %d holds %v, and %v are aged", key, c.from, c.seqs, aged)
 		}
 	}
-	if len(refs) != len(l.chains) {
-		t.Fatalf("%d chains are kept for %d keys that are followed", len(l.chains), len(refs))
+	if len(refs) != len(h.chains) {
+		t.Fatalf("%d chains are kept for %d keys that are followed", len(h.chains), len(refs))
 	}
 }
 
@@ -166,18 +215,30 @@ func (h *harness) checkCursor(t *testing.T, c *Cursor[string, event]) {
 // checkParked returns how many cursors of a chain are parked.
 func (h *harness) checkParked(t *testing.T, chain *chain[string, event]) int {
 	t.Helper()
-	for i, c := range chain.parked {
+	parked := 0
+	for _, g := range chain.groups {
+		parked += h.checkGroup(t, chain, g)
+	}
+	return parked
+}
+
+func (h *harness) checkGroup(t *testing.T, chain *chain[string, event], g *group[string, event]) int {
+	t.Helper()
+	if g.gone || len(g.members) > groupSize {
+		t.Fatalf("a group of %d members is gone: %v", len(g.members), g.gone)
+	}
+	for i, c := range g.members {
 		h.checkCursor(t, c)
-		if _, too := h.cursors[c]; too || c.reader == nil || c.slot != i || c.chain != chain {
+		if _, too := h.cursors[c]; too || c.reader == nil || c.slot != i || c.chain != chain || c.group.Load() != g {
 			t.Fatalf("the cursor in slot %d is in %d, has the reader %v, and is not parked: %v", i, c.slot, c.reader, too)
 		}
-		for seq := max(c.pos, h.first); seq < h.dispatcher.pos; seq++ {
+		for seq := max(c.pos, h.first); seq < h.dispatcher.handed; seq++ {
 			if e := h.at(seq).event; e.rev > c.after && (c.key == nil || slices.Contains(e.keys, *c.key)) {
 				t.Fatalf("a cursor is parked and was not given %v", e)
 			}
 		}
 	}
-	return len(chain.parked)
+	return len(g.members)
 }
 
 // dispatched runs the log's dispatcher until the test is over, or closes the log.
@@ -201,7 +262,7 @@ func newWaiter() waiter { return make(waiter, 1) }
 
 func (w waiter) Deliver(event) bool { return false }
 
-func (w waiter) Resume() { w <- struct{}{} }
+func (w waiter) Resume(*Cursor[string, event]) { w <- struct{}{} }
 
 // random returns a source of random numbers. Its seed is printed, and taken from
 // WEIR_SEED to repeat a run.

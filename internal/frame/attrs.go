@@ -125,6 +125,9 @@ func (l *Labels) Lookup(label string) (string, bool) {
 	return "", false
 }
 
+// Size returns how many bytes of labels there are, roughly: what Lookup may look through.
+func (l *Labels) Size() int { return l.attrs.labels }
+
 // Has tells whether the label is there.
 func (l *Labels) Has(label string) bool {
 	_, ok := l.Lookup(label)

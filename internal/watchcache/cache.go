@@ -360,5 +360,6 @@ func (c *Cache) limits(bytes func() int64) eventlog.Config[scope, *change] {
 		Window:    c.cfg.History,
 		Now:       c.cfg.Clock.Now,
 		Trimmed:   func(_ *change, size int64) { ledger.Process.Add(ledger.History, -size) },
+		Handed:    func(ch *change, _ int) { c.observe(ch, 0) },
 	}
 }

@@ -5,6 +5,8 @@ package watchcache
 
 import (
 	"sort"
+	"sync/atomic"
+	"time"
 
 	"github.com/weir-project/weir/internal/eventlog"
 )
@@ -22,6 +24,36 @@ type generation struct {
 	floor uint64
 	// moved is closed, and replaced, when rev grows.
 	moved chan struct{}
+
+	// expiring says that expire is going to be called. Not guarded.
+	expiring atomic.Bool
+}
+
+// expireLater has expire called in a while, unless it is going to be called anyway. So
+// there is a timer for as long as there are events that become too old, also while nothing
+// happens, and no longer.
+func (g *generation) expireLater(c *Cache, in time.Duration) {
+	if !g.expiring.Load() && !g.expiring.Swap(true) {
+		log := g.log // the timer keeps no state alive that has been read anew
+		c.cfg.Clock.AfterFunc(in+time.Second, func() {
+			if gen, _, _, err := c.current(); err == nil && gen.log == log {
+				gen.expire(c)
+			}
+		})
+	}
+}
+
+// expire lets go of events that have become too old, and of the views before them.
+func (g *generation) expire(c *Cache) {
+	g.expiring.Store(false)
+	in := g.log.Expire()
+	floor := g.log.Floor()
+	c.mu.Lock()
+	g.advance(g.rev, floor)
+	c.mu.Unlock()
+	if in > 0 {
+		g.expireLater(c, in)
+	}
 }
 
 // publish makes v the state. Views before the log's floor go with the log.

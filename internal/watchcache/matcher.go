@@ -4,6 +4,8 @@
 package watchcache
 
 import (
+	"runtime"
+
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apiserver/pkg/storage"
@@ -22,11 +24,38 @@ type matcher struct {
 	// filtered is called for each object that the shard selector turns away; nil if
 	// there is no shard selector.
 	filtered func()
+	// quick says that to decide costs little: see quickTerms; slow that it takes so long that
+	// it has to wait for its turn.
+	quick, slow bool
+}
+
+const (
+	// quickTerms is how many values a selector may have objects compared with for it to cost
+	// little, and slowTerms for it not to wait for its turn. One takes up to 50 ns; a client
+	// may ask with 390 kB of them.
+	quickTerms = 16
+	slowTerms  = 1000
+	// quickLabels is how many bytes of labels, of which a selector looks through all, an
+	// object may have to cost little.
+	quickLabels = 4 << 10
+)
+
+// slowTurns has a place for each slow decision that may be made at the same time, so that
+// processors are left to everybody else.
+var slowTurns = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
+
+// decidesQuickly tells whether it costs little to decide on an object, or nil.
+func (m *matcher) decidesQuickly(f *frame.Frame) bool {
+	return m.quick && (f == nil || m.label == nil || f.Labels().Size() <= quickLabels)
 }
 
 func (m *matcher) matches(f *frame.Frame) (bool, error) {
 	if !key.HasPathPrefix(f.Key(), m.prefix) {
 		return false, nil
+	}
+	if m.slow {
+		slowTurns <- struct{}{}
+		defer func() { <-slowTurns }()
 	}
 	if m.sharded != nil {
 		ok, err := m.sharded.MatchesSharding(f.Identity())
@@ -38,7 +67,14 @@ func (m *matcher) matches(f *frame.Frame) (bool, error) {
 			return false, nil
 		}
 	}
-	return (m.label == nil || m.label.Matches(f.Labels())) && (m.field == nil || m.field.Matches(f.Fields())), nil
+	return m.selects(f), nil
+}
+
+// selects is matches for a matcher without a shard selector, and for nil, which is not
+// wanted.
+func (m *matcher) selects(f *frame.Frame) bool {
+	return f != nil && key.HasPathPrefix(f.Key(), m.prefix) &&
+		(m.label == nil || m.label.Matches(f.Labels())) && (m.field == nil || m.field.Matches(f.Fields()))
 }
 
 // everything tells whether m wants all objects under its prefix.
@@ -57,5 +93,22 @@ func newMatcher(prefix string, pred storage.SelectionPredicate, filtered func())
 		sharded := pred // a copy, so that the others' predicates stay off the heap
 		m.sharded, m.filtered = &sharded, filtered
 	}
+	terms := m.terms()
+	m.quick, m.slow = m.sharded == nil && terms <= quickTerms, terms > slowTerms
 	return m
+}
+
+// terms returns how many values an object is compared with.
+func (m *matcher) terms() int {
+	n := 0
+	if m.label != nil {
+		requirements, _ := m.label.Requirements()
+		for _, r := range requirements {
+			n += 1 + len(r.ValuesUnsorted())
+		}
+	}
+	if m.field != nil {
+		n += len(m.field.Requirements())
+	}
+	return n
 }

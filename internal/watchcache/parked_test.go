@@ -249,7 +249,10 @@ func TestBookmarksOfParkedWatches(t *testing.T) {
 // TestBookmarksTellTheTruth has bookmarks become due while events come.
 func TestBookmarksTellTheTruth(t *testing.T) {
 	fake := stepped{clocktesting.NewFakeClock(time.Now())}
-	s := newSubject(t, withIndexes, func(_ *storeOptions, c *Config) { c.Clock = fake })
+	s := newSubject(t, withIndexes, func(_ *storeOptions, c *Config) {
+		c.Clock = fake
+		c.History = 1000 * time.Hour // a client that takes nothing meanwhile is not stalled
+	})
 	first := s.put(t, pod("p0"))
 	waitRevision(t, s.Cache, revision(t, first.ResourceVersion))
 	pred := storage.Everything

@@ -21,7 +21,8 @@ type scope struct {
 type scopeKind uint8
 
 const (
-	everything scopeKind = iota
+	// wholeResource has all objects; the zero scope is of it.
+	wholeResource scopeKind = iota
 	// inNamespace, named and inNamespaceNamed are watches of one namespace, of one
 	// name in any namespace, and of one object.
 	inNamespace
@@ -34,13 +35,7 @@ const (
 // newLog returns the log of a resource whose index is on the field trigger, if any.
 func newLog(rev uint64, trigger string, limits eventlog.Config[scope, *change]) *eventlog.Log[scope, *change] {
 	limits.Keys = func(c *change, yield func(scope)) {
-		f := c.cur
-		if f == nil {
-			f = c.prev
-		}
-		if f == nil {
-			f = c.last
-		}
+		f := c.frame()
 		namespace, name := f.Fields().Get("metadata.namespace"), f.Fields().Get("metadata.name")
 		if namespace != "" {
 			yield(scope{kind: inNamespace, namespace: namespace})

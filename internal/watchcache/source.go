@@ -276,24 +276,27 @@ func (s *source) apply(event watch.Event) error {
 	prev, _ := s.state.objects.Get(key)
 	ch := &change{rev: f.Revision(), prev: prev, recorded: recorded, received: received}
 	if event.Type == watch.Deleted {
-		ch.last = f
+		ch.last.Store(f)
 		s.state.delete(key)
 	} else {
 		ch.cur = f
 		s.state.set(f)
 	}
-	s.append(ch)
-	return nil
+	return s.append(ch)
 }
 
 // append makes a change known: to the log, to readers of the state and to those who
 // wait for a revision.
-func (s *source) append(ch *change) {
+func (s *source) append(ch *change) error {
 	c := s.cache
 	if ch.cur != nil || ch.prev != nil {
-		size := ch.size()
+		size := ch.size(1 + len(s.state.indexes))
 		ledger.Process.Add(ledger.History, size)
-		s.gen.log.Append(ch.rev, size, ch)
+		if err := s.gen.log.Append(ch.rev, size, ch); err != nil {
+			ledger.Process.Add(ledger.History, -size)
+			return fmt.Errorf("taking in a change of %s: %w", ch.frame().Key(), err)
+		}
+		s.gen.expireLater(c, c.cfg.History)
 	}
 	s.rev = ch.rev
 	floor := s.gen.log.Floor()
@@ -303,6 +306,7 @@ func (s *source) append(ch *change) {
 	c.mu.Unlock()
 	metrics.EventsCounter.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Inc()
 	metrics.RecordResourceVersion(c.cfg.GroupResource, ch.rev)
+	return nil
 }
 
 // advance says that nothing happened up to rev.

@@ -22,6 +22,8 @@ import (
 	storagetesting "k8s.io/apiserver/pkg/storage/testing"
 	"k8s.io/apiserver/pkg/storage/value"
 
+	"github.com/weir-project/weir/internal/frame"
+	"github.com/weir-project/weir/internal/ledger"
 	"github.com/weir-project/weir/test/etcd"
 )
 
@@ -103,13 +105,32 @@ func (s *subject) compactHistory(ctx context.Context, t *testing.T, resourceVers
 	t.Helper()
 	rev := revision(t, resourceVersion)
 	waitRevision(t, s.Cache, rev)
-	gen, _, _, err := s.current()
+	s.forgetHistory(t)
+	if _, err := s.client.Compact(ctx, int64(rev)); err != nil {
+		t.Fatalf("compacting etcd to revision %d: %v", rev, err)
+	}
+}
+
+// forgetHistory makes the cache forget all events, as the bounds on it do.
+func (s *subject) forgetHistory(t *testing.T) {
+	t.Helper()
+	gen, _, v, err := s.current()
 	if err != nil {
 		t.Fatal(err)
 	}
-	gen.log.TrimTo(rev)
-	if _, err := s.client.Compact(ctx, int64(rev)); err != nil {
-		t.Fatalf("compacting etcd to revision %d: %v", rev, err)
+	// A change that is none to anybody, and larger than the log may be, leaves nothing in it.
+	const size = 1 << 40
+	ch := &change{rev: gen.log.Stats().Head}
+	v.objects.Ascend("", "", func(_ string, f *frame.Frame) bool {
+		ch.last.Store(f)
+		return false
+	})
+	ledger.Process.Add(ledger.History, size)
+	if err := gen.log.Append(ch.rev, size, ch); err != nil {
+		t.Fatal(err)
+	}
+	if stats := gen.log.Stats(); stats.Events > 0 || stats.Floor != ch.rev {
+		t.Fatalf("the log holds %+v", stats)
 	}
 }
 

@@ -127,7 +127,7 @@ func (c *Cache) followScope(ctx context.Context, gen *generation, rev uint64, pr
 	key := c.scopeOf(ctx, pred)
 	var cursor *eventlog.Cursor[scope, *change]
 	var err error
-	if key.kind == everything {
+	if key.kind == wholeResource {
 		cursor, err = gen.log.Follow(rev)
 	} else {
 		cursor, err = gen.log.FollowKey(rev, key)

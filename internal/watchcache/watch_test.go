@@ -203,11 +203,7 @@ func TestTooSlowWatcherExpires(t *testing.T) {
 	written := s.churn(t, 1000, 20)
 	last := revision(t, written[len(written)-1].ResourceVersion)
 	waitRevision(t, s.Cache, last)
-	gen, _, _, err := s.current()
-	if err != nil {
-		t.Fatal(err)
-	}
-	gen.log.TrimTo(last)
+	s.forgetHistory(t)
 
 	told := 0
 	for {

@@ -71,14 +71,19 @@ type watcher struct {
 	// start is the revision that the cursor started after. Events up to replay were in
 	// the log when the watch began.
 	start, replay uint64
-	cursor        *eventlog.Cursor[scope, *change]
+	// cursor is nil while it is parked. Then parked is it; later that is what it was parked
+	// as last. It is for any goroutine.
+	cursor *eventlog.Cursor[scope, *change]
+	parked atomic.Pointer[eventlog.Parked[scope, *change]]
 	// sent is the revision of the last change that the cursor has passed.
 	sent uint64
+	// stall tells whether the client takes anything.
+	stall stall
 }
 
 var (
-	_ watch.Interface          = (*watcher)(nil)
-	_ eventlog.Parked[*change] = (*watcher)(nil)
+	_ watch.Interface                 = (*watcher)(nil)
+	_ eventlog.Reader[scope, *change] = (*watcher)(nil)
 )
 
 // ResultChan implements watch.Interface.
@@ -95,32 +100,49 @@ func (w *watcher) Stop() {
 // wake sees to it that run heeds stop or due, which the caller has set. If the cursor is
 // not parked, there is a run that will.
 func (w *watcher) wake() {
-	if w.cursor.Unpark() {
-		w.Resume()
+	if p := w.parked.Load(); p != nil {
+		if cursor, ok := p.Unpark(); ok {
+			w.Resume(cursor)
+		}
 	}
 }
 
-// Resume implements eventlog.Parked.
-func (w *watcher) Resume() { go w.run(w.sendLive) }
+// Resume implements eventlog.Reader.
+func (w *watcher) Resume(cursor *eventlog.Cursor[scope, *change]) {
+	w.cursor = cursor
+	go w.run(w.sendLive)
+}
 
-// Deliver implements eventlog.Parked: it sends what a change is to this watch, if
-// anything, unless that has to wait or fails.
+// Deliver implements eventlog.Reader: it sends what a change is to this watch, if
+// anything. What has to wait, may take long or may fail is left to run.
 func (w *watcher) Deliver(ch *change) bool {
-	event, err := w.eventOf(ch)
-	if err != nil {
+	if !w.match.decidesQuickly(ch.cur) || !w.match.decidesQuickly(ch.prev) {
 		return false
 	}
-	if event.Object != nil {
-		built := w.cache.cfg.Clock.Now()
-		select {
-		case w.result <- event:
-		default:
-			return false
+	is, was := w.match.selects(ch.cur), w.match.selects(ch.prev)
+	var event watch.Event
+	switch {
+	case is && was:
+		event = watch.Event{Type: watch.Modified, Object: ch.cur}
+	case is:
+		event = watch.Event{Type: watch.Added, Object: ch.cur}
+	case was:
+		last := ch.last.Load()
+		if last == nil || ch.cur != nil && last.Decorated() {
+			return false // it has to be encoded first, or decoded
 		}
-		w.observe(ch, built)
+		event = watch.Event{Type: watch.Deleted, Object: last}
+	default:
+		w.sent = ch.rev
+		return true
 	}
-	w.sent = ch.rev
-	return true
+	select {
+	case w.result <- event:
+		w.sent = ch.rev
+		return true
+	default:
+		return false
+	}
 }
 
 // run is the watch's goroutine: it sends, and ends the watch unless it has parked the
@@ -147,11 +169,15 @@ func (w *watcher) begin() (parked bool, err error) {
 	return w.sendLive()
 }
 
+// errStalled ends a watch whose client has taken nothing for as long as history is kept.
+var errStalled = errors.New("nothing was taken")
+
 // finish ends the watch, with a last event if it is an error that ends it.
 func (w *watcher) finish(err error) {
 	defer close(w.result)
-	defer w.cursor.Close()
-	defer w.detach()
+	w.cursor.Close()
+	w.detach()
+	w.stall.end()
 	if w.timer != nil {
 		w.timer.Stop()
 	}
@@ -161,10 +187,29 @@ func (w *watcher) finish(err error) {
 	}
 	switch {
 	case errors.Is(err, eventlog.ErrTrimmed):
-		metrics.TerminatedWatchersCounter.WithLabelValues(gr.Group, gr.Resource).Inc()
-		w.send(errorEvent(apierrors.NewResourceExpired("too old resource version: the watch was slower than the history is long")))
+		w.expire("too old resource version: the watch was slower than the history is long")
+	case errors.Is(err, errStalled):
+		w.expire(fmt.Sprintf("too old resource version: the client has taken nothing for %v", w.cache.cfg.History))
 	case err != nil && !errors.Is(err, eventlog.ErrClosed):
 		w.send(errorEvent(err))
+	}
+}
+
+// expire tells a client that is too slow to start again. What it has not taken it is not
+// given any more: it would have to be kept for as long as the client takes nothing.
+func (w *watcher) expire(why string) {
+	gr := w.cache.cfg.GroupResource
+	metrics.TerminatedWatchersCounter.WithLabelValues(gr.Group, gr.Resource).Inc()
+	for {
+		select {
+		case w.result <- errorEvent(apierrors.NewResourceExpired(why)):
+			return
+		default:
+		}
+		select {
+		case <-w.result:
+		default:
+		}
 	}
 }
 
@@ -173,61 +218,99 @@ func (w *watcher) sharded() bool {
 	return w.match.filtered != nil && utilfeature.DefaultFeatureGate.Enabled(features.ShardedListAndWatch)
 }
 
-// stallPeriod is how often a watch that sends its initial events looks whether there is
-// still a way on from them.
-const stallPeriod = 5 * time.Second
-
 // sendInitial sends the state that the watch begins with. It returns false if the
-// watch has ended. A client that takes its time keeps the state alive for as long as
-// the log leads on from it, and no longer: the state is then let go of, and the client
+// watch has ended. A client that takes its time keeps alive what it has not been sent, for as
+// long as the log leads on from there, and no longer: that is then let go of, and the client
 // told to start again.
 func (w *watcher) sendInitial() (bool, error) {
 	if w.initial == nil {
 		return true, nil
 	}
-	stalled := make(chan struct{}, 1)
-	timer := w.cache.cfg.Clock.AfterFunc(stallPeriod, func() {
-		select {
-		case stalled <- struct{}{}:
-		default:
-		}
-	})
-	defer timer.Stop()
-	sent, ok := 0, true
-	var failed error
-	w.initial.ascend(w.match.prefix, w.recursive(), func(f *frame.Frame) bool {
-		matched, err := w.match.matches(f)
-		if err != nil {
-			utilruntime.HandleError(fmt.Errorf("shard matching failed for %v: %w", w.cache.cfg.GroupResource, err))
-		}
-		if !matched {
-			return true
-		}
-		var event watch.Event
-		if event, failed = w.eventWith(watch.Added, f, true); failed != nil {
-			return false
-		}
-		sent++
-		for {
-			var rung bool
-			if ok, rung = w.sendUnless(event, stalled); !rung {
-				return ok
-			}
-			if failed = w.cursor.Check(); failed != nil {
-				return false
-			}
-			timer.Reset(stallPeriod)
-		}
-	})
-	// The state may be let go of now, however long the watch lasts.
+	selection := w.initial
 	w.initial = nil
-	if sent > 0 {
-		metrics.InitCounter.WithLabelValues(w.cache.cfg.GroupResource.Group, w.cache.cfg.GroupResource.Resource).Add(float64(sent))
+	s := initialSender{watcher: w}
+	selection.ascend(w.match.prefix, w.recursive(), s.send)
+	if s.narrow {
+		// The state itself must not be kept alive for objects that are others'.
+		var left []*frame.Frame
+		selection.ascend(w.match.prefix, w.recursive(), func(f *frame.Frame) bool {
+			if f.Key() > s.last && s.wanted(f) {
+				left = append(left, f)
+			}
+			return true
+		})
+		selection = nil
+		s.sendAll(left)
 	}
-	if failed != nil || !ok {
-		return false, failed
+	if s.sent > 0 {
+		metrics.InitCounter.WithLabelValues(w.cache.cfg.GroupResource.Group, w.cache.cfg.GroupResource.Resource).Add(float64(s.sent))
 	}
-	return !w.end || w.sendBookmark(w.start, true), nil
+	if s.err != nil || s.ended {
+		return false, s.err
+	}
+	if !w.end {
+		return true, nil
+	}
+	ended, err := w.sendBookmark(w.start, true)
+	return !ended && err == nil, err
+}
+
+// initialSender sends the initial events of a watch.
+type initialSender struct {
+	*watcher
+	// sent is how many events have been sent, last the key of the last object that has been
+	// looked at.
+	sent int
+	last string
+	// narrow says that the client is slow, and that sending is to go on from what the watch
+	// selects.
+	narrow bool
+	// ended says that the watch has ended, with err if that is not nil.
+	ended bool
+	err   error
+}
+
+func (s *initialSender) wanted(f *frame.Frame) bool {
+	matched, err := s.match.matches(f)
+	if err != nil {
+		utilruntime.HandleError(fmt.Errorf("shard matching failed for %v: %w", s.cache.cfg.GroupResource, err))
+	}
+	return matched
+}
+
+// send sends an object if the watch selects it. It returns false if that is to end, or to go
+// on in another way.
+func (s *initialSender) send(f *frame.Frame) bool {
+	if s.wanted(f) && !s.sendFrame(f) {
+		return false
+	}
+	s.last = f.Key()
+	if s.stall.slow && !s.match.everything() {
+		s.narrow = true
+	}
+	return !s.narrow
+}
+
+// sendAll sends objects that the watch selects, and lets go of each.
+func (s *initialSender) sendAll(frames []*frame.Frame) {
+	for i, f := range frames {
+		frames[i] = nil
+		if !s.sendFrame(f) {
+			return
+		}
+	}
+}
+
+func (s *initialSender) sendFrame(f *frame.Frame) bool {
+	event, err := s.eventWith(watch.Added, f, true)
+	if err == nil {
+		s.ended, err = s.sendOrStall(event)
+	}
+	if s.err = err; err != nil || s.ended {
+		return false
+	}
+	s.sent++
+	return true
 }
 
 // eventWith returns an event with a frame, or with the decoded object where the REST
@@ -269,8 +352,10 @@ func (w *watcher) sendLive() (parked bool, err error) {
 		if w.stopped() {
 			return false, nil
 		}
-		if w.due.Load() && !w.sendDue(b.Complete) {
-			return false, nil
+		if w.due.Load() {
+			if ended, err := w.sendDue(b.Complete); ended || err != nil {
+				return false, err
+			}
 		}
 		if b.Drained && w.park() {
 			return true, nil
@@ -280,15 +365,28 @@ func (w *watcher) sendLive() (parked bool, err error) {
 
 // park parks the cursor, unless there is something to do.
 func (w *watcher) park() bool {
-	if w.busy {
-		w.stream.Idle()
-		w.busy = false
-	}
-	if !w.cursor.Park(w) {
+	w.stall.end()
+	cursor, stream, busy := w.cursor, w.stream, w.busy
+	w.cursor, w.busy = nil, false
+	p, ok := cursor.Park(w)
+	if !ok {
+		w.cursor, w.busy = cursor, busy
 		return false
 	}
+	// From here on all but parked, stop and due is another's. What has been sent goes out
+	// now: that may wait for the connection, for which a cursor must not.
+	w.parked.Store(p)
+	if busy {
+		stream.Idle()
+	}
 	// Whoever set stop or due before that found no parked cursor; later ones do.
-	return !(w.stopped() || w.due.Load()) || !w.cursor.Unpark()
+	if w.stopped() || w.due.Load() {
+		if cursor, ok := p.Unpark(); ok {
+			w.cursor = cursor
+			return false
+		}
+	}
+	return true
 }
 
 // remind makes a bookmark due.
@@ -297,17 +395,19 @@ func (w *watcher) remind() {
 	w.wake()
 }
 
-// sendDue sends the bookmark that is due. It returns false if the watch has ended.
-func (w *watcher) sendDue(rev uint64) bool {
+// sendDue sends the bookmark that is due. It returns true if the watch has ended.
+func (w *watcher) sendDue(rev uint64) (ended bool, err error) {
 	// A bookmark takes a client no further back than the last event did.
-	if rev > w.start && rev >= w.sent && !w.sendBookmark(rev, false) {
-		return false
+	if rev > w.start && rev >= w.sent {
+		if ended, err := w.sendBookmark(rev, false); ended || err != nil {
+			return ended, err
+		}
 	}
 	w.due.Store(false)
 	if next, ok := w.nextBookmark(); ok {
 		w.timer.Reset(next)
 	}
-	return true
+	return false, nil
 }
 
 // sendChange sends what a change is to this watch, if anything. It returns false if
@@ -318,20 +418,20 @@ func (w *watcher) sendChange(ch *change) (bool, error) {
 		return err == nil, err
 	}
 	built := w.cache.cfg.Clock.Now()
-	if !w.send(event) {
-		return false, nil
+	if ended, err := w.sendOrStall(event); ended || err != nil {
+		return false, err
 	}
-	w.observe(ch, built)
+	w.cache.observe(ch, w.cache.cfg.Clock.Since(built))
 	return true, nil
 }
 
-// observe measures the way of a change whose event was built at that time and has been
-// handed over now.
-func (w *watcher) observe(ch *change, built time.Time) {
-	sent := w.cache.cfg.Clock.Now()
-	w.cache.dispatch.ObserveStage(metrics.StageStorageToCache, ch.received.Sub(ch.recorded))
-	w.cache.dispatch.ObserveStage(metrics.StageCacheToWatcher, sent.Sub(built))
-	w.cache.dispatch.ObserveStage(metrics.StageTotal, sent.Sub(ch.recorded))
+// observe measures the way of a change of which an event has been handed over now, for which
+// it had to wait: once for all watches that the dispatcher has handed it to, and for each
+// that has taken it by itself.
+func (c *Cache) observe(ch *change, waited time.Duration) {
+	c.dispatch.ObserveStage(metrics.StageStorageToCache, ch.received.Sub(ch.recorded))
+	c.dispatch.ObserveStage(metrics.StageCacheToWatcher, waited)
+	c.dispatch.ObserveStage(metrics.StageTotal, c.cfg.Clock.Since(ch.recorded))
 }
 
 // eventOf returns the event that a change is to this watch; one without an object if
@@ -376,14 +476,13 @@ func (w *watcher) wants(f *frame.Frame) (bool, error) {
 }
 
 // sendBookmark tells the client that it has seen everything up to rev, and, if end,
-// that these were the initial events.
-func (w *watcher) sendBookmark(rev uint64, end bool) bool {
+// that these were the initial events. It returns true if the watch has ended.
+func (w *watcher) sendBookmark(rev uint64, end bool) (ended bool, err error) {
 	obj := w.cache.cfg.NewFunc()
 	if err := w.annotate(obj, rev, end); err != nil {
-		w.send(errorEvent(err))
-		return false
+		return false, err
 	}
-	return w.send(watch.Event{Type: watch.Bookmark, Object: obj})
+	return w.sendOrStall(watch.Event{Type: watch.Bookmark, Object: obj})
 }
 
 func (w *watcher) annotate(obj runtime.Object, rev uint64, end bool) error {
@@ -420,30 +519,10 @@ func (w *watcher) stopped() bool {
 	}
 }
 
-// send hands an event over. It returns false if the watch has ended.
-func (w *watcher) send(event watch.Event) bool {
-	ok, _ := w.sendUnless(event, nil)
-	return ok
-}
-
-// sendUnless hands an event over, unless the watch ends or bell rings before there is
-// room for it.
-func (w *watcher) sendUnless(event watch.Event, bell <-chan struct{}) (ok, rung bool) {
-	if w.stopped() {
-		return false, false
-	}
-	// Mostly there is room, and a select of one channel is the cheaper one.
+// send hands a last event over, unless the client ends the watch before it takes that.
+func (w *watcher) send(event watch.Event) {
 	select {
 	case w.result <- event:
-		return true, false
-	default:
-	}
-	select {
-	case w.result <- event:
-		return true, false
 	case <-w.stop:
-		return false, false
-	case <-bell:
-		return false, true
 	}
 }
