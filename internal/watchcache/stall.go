@@ -68,6 +68,12 @@ func (w *watcher) sendOrStall(event watch.Event) (ended bool, err error) {
 		case <-s.timer.C():
 			s.timer.Reset(stallPeriod)
 		}
+		select {
+		case w.result <- event: // there was room, too
+			s.sent++
+			return false, nil
+		default:
+		}
 		if err := w.cursor.Check(); err != nil {
 			return false, err
 		}

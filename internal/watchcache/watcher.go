@@ -200,17 +200,13 @@ func (w *watcher) finish(err error) {
 func (w *watcher) expire(why string) {
 	gr := w.cache.cfg.GroupResource
 	metrics.TerminatedWatchersCounter.WithLabelValues(gr.Group, gr.Resource).Inc()
-	for {
-		select {
-		case w.result <- errorEvent(apierrors.NewResourceExpired(why)):
-			return
-		default:
-		}
+	for len(w.result) > 0 {
 		select {
 		case <-w.result:
-		default:
+		default: // the client has taken it
 		}
 	}
+	w.result <- errorEvent(apierrors.NewResourceExpired(why)) // there is room, and nobody else sends
 }
 
 // sharded tells whether the watch counts as one of a shard.
@@ -228,7 +224,7 @@ func (w *watcher) sendInitial() (bool, error) {
 	}
 	selection := w.initial
 	w.initial = nil
-	s := initialSender{watcher: w}
+	s := initialSender{watcher: w, all: selection.whole(w.match.prefix, w.cache.cfg.ResourcePrefix) && w.match.everything()}
 	selection.ascend(w.match.prefix, w.recursive(), s.send)
 	if s.narrow {
 		// The state itself must not be kept alive for objects that are others'.
@@ -258,6 +254,8 @@ func (w *watcher) sendInitial() (bool, error) {
 // initialSender sends the initial events of a watch.
 type initialSender struct {
 	*watcher
+	// all says that the watch selects all objects.
+	all bool
 	// sent is how many events have been sent, last the key of the last object that has been
 	// looked at.
 	sent int
@@ -285,9 +283,7 @@ func (s *initialSender) send(f *frame.Frame) bool {
 		return false
 	}
 	s.last = f.Key()
-	if s.stall.slow && !s.match.everything() {
-		s.narrow = true
-	}
+	s.narrow = s.stall.slow && !s.all
 	return !s.narrow
 }
 
