@@ -5,6 +5,7 @@ package frame
 
 import (
 	"encoding/binary"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -78,6 +79,12 @@ func pack(l labels.Set, f fields.Set, names *fieldNames) attrs {
 	}
 	a.packed = string(buf)
 	return a
+}
+
+// SelectedAs tells whether every selector, of labels or fields, selects both frames or
+// neither.
+func (f *Frame) SelectedAs(other *Frame) bool {
+	return f.labels == other.labels && f.packed == other.packed && slices.Equal(f.names, other.names)
 }
 
 func appendString(dst []byte, s string) []byte {

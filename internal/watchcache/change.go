@@ -20,6 +20,8 @@ type change struct {
 	cur *frame.Frame
 	// prev is the state before, nil if there was none.
 	prev *frame.Frame
+	// same says that cur and prev are there, and that a selector selects both or neither.
+	same bool
 	// recorded is when the storage layer decoded the event, received when it came here.
 	recorded, received time.Time
 

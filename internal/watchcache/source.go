@@ -280,6 +280,7 @@ func (s *source) apply(event watch.Event) error {
 		s.state.delete(key)
 	} else {
 		ch.cur = f
+		ch.same = prev != nil && f.SelectedAs(prev)
 		s.state.set(f)
 	}
 	return s.append(ch)

@@ -119,7 +119,11 @@ func (w *watcher) Deliver(ch *change) bool {
 	if !w.match.decidesQuickly(ch.cur) || !w.match.decidesQuickly(ch.prev) {
 		return false
 	}
-	is, was := w.match.selects(ch.cur), w.match.selects(ch.prev)
+	is := w.match.selects(ch.cur)
+	was := is
+	if !ch.same {
+		was = w.match.selects(ch.prev)
+	}
 	var event watch.Event
 	switch {
 	case is && was:
@@ -438,9 +442,11 @@ func (w *watcher) eventOf(ch *change) (watch.Event, error) {
 	if err != nil {
 		return watch.Event{}, nil
 	}
-	was, err := w.wants(ch.prev)
-	if err != nil {
-		return watch.Event{}, nil
+	was := is
+	if !ch.same || w.match.sharded != nil { // a UID may have changed
+		if was, err = w.wants(ch.prev); err != nil {
+			return watch.Event{}, nil
+		}
 	}
 	switch {
 	case is && was:
