@@ -71,7 +71,7 @@ func clients(t *testing.T) map[string]*http.Client {
 	return map[string]*http.Client{"HTTP/2": {Transport: h2}, "HTTP/1.1": {Transport: h1}}
 }
 
-func open(t *testing.T, ctx context.Context, client *http.Client, server *httptest.Server, f form) *http.Response { //nolint:revive // t comes first
+func open(t *testing.T, ctx context.Context, client *http.Client, server *httptest.Server, f form) *http.Response {
 	t.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL+"/api/v1/namespaces/n/configmaps?"+f.query, nil)
 	if err != nil {

@@ -191,7 +191,7 @@ func TestEndedInTheMiddle(t *testing.T) {
 	objects := append(compositions()["one of 30"], newMap("bad", "", unreadable))
 	w := newWorld(t, objects...)
 	defer func() {
-		if r := recover(); r != http.ErrAbortHandler { //nolint:errorlint // it is compared so by net/http
+		if r := recover(); r != http.ErrAbortHandler {
 			t.Errorf("the handler ended with %v", r)
 		}
 	}()
