@@ -150,7 +150,7 @@ func TestWhole(t *testing.T) {
 			forms: []form{{accept: "application/json" + asTable}, {accept: "application/yaml" + asTable, gzip: true}},
 		},
 		"REST storage that loses an item": {
-			objects: compositions()["mixed"], spoil: func(w *world) { w.omit = true }, forms: forms[:16:16],
+			objects: compositions()["one of 30"], spoil: func(w *world) { w.omit = true }, forms: forms[:16:16],
 		},
 		"what YAML cannot write, alone": {
 			objects: []*corev1.ConfigMap{newMap("bad", "\x7f")}, forms: []form{{accept: "application/yaml"}, {accept: "application/yaml", gzip: true}},
