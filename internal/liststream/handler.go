@@ -68,6 +68,12 @@ type Table struct {
 
 type contextKey struct{}
 
+type againKey struct{}
+
+// Again tells whether the list request that ctx belongs to has asked the storage before, for a
+// list in place that could not be sent. It should count once.
+func Again(ctx context.Context) bool { return ctx.Value(againKey{}) != nil }
+
 // From returns the Answer of the list request that ctx belongs to, or nil if it is to
 // be answered the ordinary way.
 func From(ctx context.Context) *Answer {
@@ -89,7 +95,8 @@ func Handler(next http.Handler, types Types, confine func() (lift func())) http.
 		if a.serve(next) == inPlace {
 			return
 		}
-		next.ServeHTTP(w, req) // sets the headers again that it has set
+		ctx := context.WithValue(req.Context(), againKey{}, true)
+		next.ServeHTTP(w, req.WithContext(ctx)) // sets the headers again that it has set
 	})
 }
 

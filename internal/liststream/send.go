@@ -49,7 +49,7 @@ func newSending(a *Answer) (*sending, error) {
 		return nil, err
 	}
 	version, err := schema.ParseGroupVersion(h.APIVersion)
-	if err != nil || target != nil && (*target).GroupVersion() != version {
+	if err != nil || target != nil && target.GroupVersion() != version {
 		return nil, wire.ErrNotSpliced
 	}
 	m := maker{types: a.types, req: a.req, info: a.info, encoding: encodingOf(s.format), version: version, confined: s.confined}

@@ -111,6 +111,9 @@ func (c *Cache) GetList(ctx context.Context, key string, opts storage.ListOption
 			err = c.cfg.Storage.GetList(ctx, key, opts, listObj)
 		}
 	}
+	if liststream.Again(ctx) {
+		return err // it has been counted
+	}
 	metrics.ConsistentReadTotal.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource, fmt.Sprint(err == nil), fallback).Add(1)
 	return err
 }
@@ -309,11 +312,13 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 	} else if p, err = sel.pick(&m, prefix, opts.Recursive, int(limit)); err != nil {
 		return err
 	}
-	used := ""
-	if sel.index >= 0 {
-		used = c.indexes[sel.index]
+	if !liststream.Again(ctx) {
+		used := ""
+		if sel.index >= 0 {
+			used = c.indexes[sel.index]
+		}
+		metrics.RecordListCacheMetrics(c.cfg.GroupResource, used, p.seen, p.count)
 	}
-	metrics.RecordListCacheMetrics(c.cfg.GroupResource, used, p.seen, p.count)
 	plan := liststream.Plan{Frames: p.frames, Count: p.count, Messages: p.messages}
 	for range p.defaulted {
 		plan.DefaultedOnRead++
