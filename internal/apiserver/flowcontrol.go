@@ -28,8 +28,9 @@ const bytesPerSeat = 100_000
 // charged is upstream's priority and fairness with what weir knows of the cost of reads.
 // Upstream charges a list, and the initial events of a watch, by the memory that encoding
 // them takes it: up to 10 seats. What weir streams takes a seat, whatever its size, and
-// what it has to decode from its cache takes what it is large, without that bound. All
-// else is charged as upstream does.
+// what it has to decode from its cache takes what it is large, without that bound. A list that
+// streams decodes a few objects all the same (frame.Frame.DefaultedOnRead), and holds them until
+// it ends. All else is charged as upstream does.
 type charged struct {
 	utilflowcontrol.Interface
 	caches *watchcache.Caches
@@ -94,17 +95,17 @@ func (c charged) size(ctx context.Context, digest utilflowcontrol.RequestDigest)
 		return 0, false
 	}
 	if info.Verb == "watch" {
-		return 0, cache.Streams()
+		return 0, true // what it decodes, it decodes one by one
 	}
 	query := asked.Query()
 	var opts metav1.ListOptions
 	if err := metav1.Convert_url_Values_To_v1_ListOptions(&query, &opts, nil); err != nil || !cache.Answers(opts) {
 		return 0, false
 	}
-	if c.streaming && cache.Streams() && liststream.Eligible(ctx, info) {
-		return 0, true
-	}
 	objects, bytes := cache.Size()
+	if c.streaming && liststream.Eligible(ctx, info) {
+		objects, bytes = cache.DefaultedOnRead()
+	}
 	switch {
 	case objects == 0:
 		return 0, true

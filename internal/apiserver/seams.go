@@ -56,7 +56,7 @@ func plug(ctx context.Context, config *app.Config) {
 	}
 	registerMetrics()
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
-	caches := watchcache.NewCaches(watchcache.Options{Bounded: streaming, Types: builtIn{}, Decorated: decorated})
+	caches := watchcache.NewCaches(watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead})
 	pace := pacer.New(ledger.Process)
 	go pace.Run(ctx)
 	for _, getter := range []*generic.RESTOptionsGetter{
@@ -75,7 +75,7 @@ func plug(ctx context.Context, config *app.Config) {
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		if streaming {
-			api = liststream.Handler(api, newTypes(caches), pace.Hold)
+			api = liststream.Handler(api, newTypes(caches), pace.Confine)
 		}
 		handler := chain(coalesce.Handler(api), c)
 		if priced {

@@ -4,21 +4,26 @@
 package apiserver
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
-	"sync"
+	"slices"
 
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apiextensions-apiserver/pkg/registry/customresource/tableconvertor"
 	crdtable "k8s.io/apiextensions-apiserver/pkg/registry/customresourcedefinition/tableconvertor"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+	"k8s.io/apiserver/pkg/endpoints/handlers"
+	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/util/apihelpers"
 	"k8s.io/kube-aggregator/pkg/apis/apiregistration"
 	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
 	apiservicestorage "k8s.io/kube-aggregator/pkg/registry/apiservice/etcd"
@@ -74,8 +79,6 @@ func (builtIn) Internal(obj runtime.Object) (runtime.Object, error) {
 type types struct {
 	caches  *watchcache.Caches
 	printed liststream.Table
-	// columns are what has been read of definitions: name → *columns.
-	columns sync.Map
 }
 
 var _ liststream.Types = (*types)(nil)
@@ -93,6 +96,9 @@ func newTypes(caches *watchcache.Caches) *types {
 // among its built-in types.
 func (*types) Encoder(format wire.Format, gv schema.GroupVersion) runtime.Encoder {
 	mediaType := map[wire.Format]string{wire.JSON: runtime.ContentTypeJSON, wire.Protobuf: runtime.ContentTypeProtobuf}[format]
+	if !isBuiltIn(gv) {
+		return nil
+	}
 	for _, s := range schemes {
 		if !s.IsVersionRegistered(gv) {
 			continue
@@ -117,9 +123,34 @@ func (*types) Convert(obj runtime.Object, gv schema.GroupVersion) (runtime.Objec
 	return nil, fmt.Errorf("no server has types of %s", gv)
 }
 
-// Error implements liststream.Types with a Status in the media type that was asked for.
-func (*types) Error(err error, w http.ResponseWriter, req *http.Request) {
-	responsewriters.ErrorNegotiated(err, legacyscheme.Codecs, schema.GroupVersion{Version: "v1"}, w, req)
+// Negotiate implements liststream.Types with the rules of upstream's handlers. What an answer can
+// be in is the same for all built-in resources, and for custom ones but for protobuf of the
+// objects themselves; see scopes in k8s.io/apiserver/pkg/endpoints/installer.go and
+// k8s.io/apiextensions-apiserver/pkg/apiserver/customresource_handler.go.
+func (t *types) Negotiate(req *http.Request, info *request.RequestInfo) (string, *schema.GroupVersionKind, bool) {
+	codecs := apihelpers.GetMetaInternalVersionCodecs()
+	scope := &handlers.RequestScope{TableConvertor: t.printed, MetaGroupVersion: metav1.SchemeGroupVersion}
+	if !isBuiltIn(schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}) {
+		scope.StandardSerializers = slices.DeleteFunc(slices.Clone(codecs.SupportedMediaTypes()), func(s runtime.SerializerInfo) bool {
+			return s.MediaType == runtime.ContentTypeProtobuf
+		})
+	}
+	options, accepted, err := negotiation.NegotiateOutputMediaType(req, codecs, scope)
+	return accepted.MediaType, options.Convert, err == nil
+}
+
+// isBuiltIn tells whether a server has resources of its own in a version. The version of
+// metadata and Tables is known to all, and has none.
+func isBuiltIn(gv schema.GroupVersion) bool {
+	if gv.Group == metav1.GroupName {
+		return false
+	}
+	for _, s := range schemes {
+		if s.IsVersionRegistered(gv) {
+			return true
+		}
+	}
+	return false
 }
 
 var (
@@ -148,12 +179,6 @@ func (t *types) Tables(info *request.RequestInfo, obj runtime.Object) []liststre
 	return tables
 }
 
-// columns are those of a definition at one revision, by version.
-type columns struct {
-	revision uint64
-	versions map[string][]apiextensionsv1.CustomResourceColumnDefinition
-}
-
 // columnsOf returns the convertor of a custom resource by its definition as it is now. It
 // is the caller's own: a convertor is not to be used by two at a time.
 func (t *types) columnsOf(resource schema.GroupResource, version string) (liststream.Table, bool) {
@@ -161,48 +186,46 @@ func (t *types) columnsOf(resource schema.GroupResource, version string) (listst
 	if definitions == nil {
 		return liststream.Table{}, false
 	}
-	name := resource.String()
-	f := definitions.Peek(name)
-	if f == nil {
-		t.columns.Delete(name)
+	definition := definitions.Peek(resource.String())
+	if definition == nil {
 		return liststream.Table{}, false
 	}
-	known, ok := t.columns.Load(name)
-	if !ok || known.(*columns).revision != f.Revision() {
+	// What has been read of a definition is kept with it, and goes when it does.
+	id := runtime.Identifier("columns of " + version)
+	columns, err := definition.Derive(id, false, func(f *frame.Frame, w io.Writer) error {
 		obj, err := f.Decode()
 		if err != nil {
-			return liststream.Table{}, false
+			return err
 		}
-		crd, ok := obj.(*apiextensions.CustomResourceDefinition)
-		if !ok {
-			return liststream.Table{}, false
-		}
-		known = columnsIn(crd, f.Revision())
-		t.columns.Store(name, known)
+		return writeColumns(obj, version, w)
+	})
+	if err != nil {
+		return liststream.Table{}, false
 	}
-	served, ok := known.(*columns).versions[version]
-	if !ok {
+	var served []apiextensionsv1.CustomResourceColumnDefinition
+	if err := json.Unmarshal(columns, &served); err != nil {
 		return liststream.Table{}, false
 	}
 	convertor, err := tableconvertor.New(served)
 	if err != nil {
 		return liststream.Table{}, false // upstream serves what it has of it
 	}
-	return liststream.Table{ID: fmt.Sprintf("%q", served), TableConvertor: convertor}, true
+	return liststream.Table{ID: string(columns), TableConvertor: convertor}, true
 }
 
-func columnsIn(crd *apiextensions.CustomResourceDefinition, revision uint64) *columns {
-	all := &columns{revision: revision, versions: map[string][]apiextensionsv1.CustomResourceColumnDefinition{}}
-	for _, v := range crd.Spec.Versions {
-		internal, err := apiextensions.GetColumnsForVersion(crd, v.Name)
-		if err != nil {
-			continue
-		}
-		served := make([]apiextensionsv1.CustomResourceColumnDefinition, len(internal))
-		for i, c := range internal {
-			served[i] = apiextensionsv1.CustomResourceColumnDefinition(c)
-		}
-		all.versions[v.Name] = served
+// writeColumns writes the columns that a definition has for a version.
+func writeColumns(obj runtime.Object, version string, w io.Writer) error {
+	crd, ok := obj.(*apiextensions.CustomResourceDefinition)
+	if !ok {
+		return fmt.Errorf("%T is no definition", obj)
 	}
-	return all
+	internal, err := apiextensions.GetColumnsForVersion(crd, version)
+	if err != nil {
+		return err
+	}
+	served := make([]apiextensionsv1.CustomResourceColumnDefinition, len(internal))
+	for i, c := range internal {
+		served[i] = apiextensionsv1.CustomResourceColumnDefinition(c)
+	}
+	return json.NewEncoder(w).Encode(served)
 }

@@ -43,9 +43,9 @@ type Config struct {
 	// Types knows the built-in types. With it, what is kept in protobuf is decoded without
 	// the copy that Codec makes of it first, and not at all for JSON. Optional.
 	Types Types
-	// Decorated tells whether the resource's REST storage changes an object, which is read
+	// DefaultedOnRead tells whether the resource's REST storage changes an object, which is read
 	// only, on its way from storage to clients. Optional: none.
-	Decorated func(runtime.Object) bool
+	DefaultedOnRead func(runtime.Object) bool
 	// KeepUIDs makes Frame.Identity work.
 	KeepUIDs bool
 }
@@ -117,13 +117,14 @@ func (c *Codec) Encode(key string, obj runtime.Object) (*Frame, error) {
 	}
 	format, typ := identify(buf.Bytes())
 	frame := &Frame{
-		codec:     c,
-		typ:       c.intern(typ),
-		key:       key,
-		rev:       rev,
-		attrs:     pack(l, f, &c.names),
-		primary:   enclose(format, buf.Bytes()),
-		decorated: c.cfg.Decorated != nil && c.cfg.Decorated(obj),
+		codec:   c,
+		typ:     c.intern(typ),
+		key:     key,
+		rev:     rev,
+		attrs:   pack(l, f, &c.names),
+		primary: enclose(format, buf.Bytes()),
+
+		defaultedOnRead: c.cfg.DefaultedOnRead != nil && c.cfg.DefaultedOnRead(obj),
 	}
 	frame.ownMetadata = frame.hasOwnMetadata(obj)
 	return frame, nil

@@ -33,8 +33,8 @@ type Frame struct {
 	rev uint64
 	attrs
 	primary encoded
-	// decorated: see Config.Decorated.
-	decorated bool
+	// defaultedOnRead: see Config.DefaultedOnRead.
+	defaultedOnRead bool
 	// ownMetadata says that the metadata in the primary encoding are those of the object:
 	// conversion to the stored version may add annotations, which whoever reads the object
 	// in another form does not see.
@@ -137,9 +137,9 @@ func (f *Frame) Key() string { return f.key }
 // Revision returns the resourceVersion that the encoded object bears.
 func (f *Frame) Revision() uint64 { return f.rev }
 
-// Decorated tells whether the resource's REST storage changes the object on its way from
-// storage to clients, which it can do to the decoded object only.
-func (f *Frame) Decorated() bool { return f.decorated }
+// DefaultedOnRead tells whether the resource's REST storage changes the object on its way
+// from storage to clients, which it can do to the decoded object only.
+func (f *Frame) DefaultedOnRead() bool { return f.defaultedOnRead }
 
 // Labels returns a view of the object's labels.
 func (f *Frame) Labels() *Labels { return (*Labels)(f) }

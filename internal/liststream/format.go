@@ -7,9 +7,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"mime"
+	"net/http"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metav1beta1 "k8s.io/apimachinery/pkg/apis/meta/v1beta1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"sigs.k8s.io/yaml"
@@ -23,15 +23,11 @@ const unknown = wire.ListFormat(255)
 // cborTag is what Kubernetes begins CBOR with: the tag of self-described CBOR.
 var cborTag = []byte{0xd9, 0xd9, 0xf7}
 
-// format tells what the handler has written, or begun to write.
-func (a *Answer) format() wire.ListFormat {
-	mediaType, _, err := mime.ParseMediaType(a.w.Header().Get("Content-Type"))
-	if err != nil {
-		return unknown
-	}
-	switch mediaType {
+// formatOf tells what a handler has written, or begun to write.
+func formatOf(header http.Header, body []byte) wire.ListFormat {
+	switch mediaTypeOf(header) {
 	case runtime.ContentTypeJSON:
-		if bytes.HasPrefix(a.body, []byte("{\n")) {
+		if bytes.HasPrefix(body, []byte("{\n")) {
 			return wire.ListPretty
 		}
 		return wire.ListJSON
@@ -46,36 +42,38 @@ func (a *Answer) format() wire.ListFormat {
 	}
 }
 
-// complete tells whether a body is all there. It may be wrong in saying no.
-func complete(f wire.ListFormat, body []byte) bool {
+func mediaTypeOf(header http.Header) string {
+	mediaType, _, err := mime.ParseMediaType(header.Get("Content-Type"))
+	if err != nil {
+		return ""
+	}
+	return mediaType
+}
+
+// complete tells whether what upstream makes of the list is all there. It may be wrong in
+// saying no. What is not understood need not be: it is not waited for.
+func (a *Answer) complete(f wire.ListFormat) bool {
 	switch f {
 	case wire.ListJSON:
-		return bytes.HasSuffix(body, []byte("}\n")) // a newline does not stand in a JSON string
+		return bytes.HasSuffix(a.body, []byte("}\n")) // a newline does not stand in a JSON string
 	case wire.ListPretty:
-		return json.Valid(body)
-	case wire.ListYAML:
-		return true // upstream writes it at once
+		return json.Valid(a.body) // upstream writes it at once
 	case wire.ListProtobuf:
-		_, ok := wire.ProtobufBody(body)
+		_, ok := wire.ProtobufBody(a.body)
 		return ok
 	case wire.ListCBOR:
-		_, err := cborMap(body)
-		return err == nil
+		// Upstream writes it item by item; to look at all of it with each would take long.
+		return a.plan.DefaultedOnRead == 0 && wire.CompleteCBOR(a.body)
 	default:
-		return false
+		return true // upstream writes YAML at once
 	}
 }
 
-// header is what is read of a list without items.
+// header is what is read of a list.
 type header struct {
 	metav1.TypeMeta `json:",inline"`
 	// ColumnDefinitions are a Table's.
 	ColumnDefinitions []metav1.TableColumnDefinition `json:"columnDefinitions"`
-}
-
-// transformed tells whether the list is not of the objects themselves.
-func (h *header) transformed() bool {
-	return h.APIVersion == metav1.SchemeGroupVersion.String() || h.APIVersion == metav1beta1.SchemeGroupVersion.String()
 }
 
 func readHeader(f wire.ListFormat, body []byte) (header, error) {
@@ -88,7 +86,7 @@ func readHeader(f wire.ListFormat, body []byte) (header, error) {
 		err = yaml.Unmarshal(body, &h)
 	case wire.ListCBOR:
 		var fields map[string]any
-		if fields, err = cborMap(body); err == nil {
+		if err = direct.Unmarshal(bytes.TrimPrefix(body, cborTag), &fields); err == nil {
 			err = runtime.DefaultUnstructuredConverter.FromUnstructured(fields, &h)
 		}
 	case wire.ListProtobuf:
@@ -103,10 +101,4 @@ func readHeader(f wire.ListFormat, body []byte) (header, error) {
 		return h, wire.ErrNotSpliced
 	}
 	return h, nil
-}
-
-func cborMap(body []byte) (map[string]any, error) {
-	var fields map[string]any
-	err := direct.Unmarshal(bytes.TrimPrefix(body, cborTag), &fields)
-	return fields, err
 }

@@ -5,12 +5,11 @@ package liststream
 
 import (
 	"context"
-	"errors"
+	"iter"
 	"net/http"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -23,30 +22,32 @@ import (
 
 // Plan is a list as the storage knows it.
 type Plan struct {
-	// Each calls yield for each object of the list, in order, until yield returns an
-	// error, and returns that error. It may be called more than once, and says the same
-	// each time. It keeps the state alive that it reads.
-	Each func(yield func(*frame.Frame) error) error
-	// Messages is the sum of the objects' MessageSize, 0 if it is not known.
+	// Frames are the list's objects, in order. It may be gone through more than once, and
+	// says the same each time. It keeps the state alive that it reads.
+	Frames iter.Seq[*frame.Frame]
+	// Count is how many they are, and DefaultedOnRead how many of them are
+	// (frame.Frame.DefaultedOnRead): those, and no others, the storage returns as items of
+	// its list, in the same order.
+	Count, DefaultedOnRead int
+	// Messages is the sum of MessageSize of those that are not DefaultedOnRead; 0 if it is
+	// not known.
 	Messages int
 }
 
-var errEnough = errors.New("the first object is enough")
-
 // first returns the first object, nil if there is none.
-func (p *Plan) first() (first *frame.Frame, err error) {
-	err = p.Each(func(f *frame.Frame) error {
-		first = f
-		return errEnough
-	})
-	if first != nil {
-		return first, nil
+func (p *Plan) first() *frame.Frame {
+	for f := range p.Frames {
+		return f
 	}
-	return nil, err
+	return nil
 }
 
 // Types is what has to be known of the types that are listed.
 type Types interface {
+	// Negotiate negotiates as upstream's handler of the request does: mediaType is what is
+	// answered in, and target what the objects are transformed into (a Table, or their
+	// metadata), or nil if they are wanted themselves. It is false if the handler will refuse.
+	Negotiate(req *http.Request, info *request.RequestInfo) (mediaType string, target *schema.GroupVersionKind, ok bool)
 	// Encoder returns an encoder of a format into an API version, or nil if there is none.
 	// It is asked where a list is served in another version or format than the one that
 	// its objects are kept in.
@@ -54,8 +55,6 @@ type Types interface {
 	// Convert returns obj, which may be changed, in an API version. A custom resource is
 	// in its version already.
 	Convert(obj runtime.Object, version schema.GroupVersion) (runtime.Object, error)
-	// Error answers a request with an error.
-	Error(err error, w http.ResponseWriter, req *http.Request)
 	// Tables returns the convertors that upstream may use for the rows of the resource
 	// that info names, of which obj is one.
 	Tables(info *request.RequestInfo, obj runtime.Object) []Table
@@ -67,47 +66,13 @@ type Table struct {
 	rest.TableConvertor
 }
 
-// Answer is the response of one list request. It belongs to the request's goroutine.
-type Answer struct {
-	w     http.ResponseWriter
-	req   *http.Request
-	types Types
-	hold  func() (release func())
-	plan  *Plan
-	// release ends the hold of the heap, nil if there is none.
-	release func()
-	// status and body are what the handler made of a list without items.
-	status int
-	body   []byte
-	// told is how many bytes the handler has been told that it has written.
-	told int
-	// state is how far the answer is.
-	state state
-	// ended says of a broken answer that the filter which times requests out has ended the
-	// response.
-	ended bool
-}
-
-type state uint8
-
-const (
-	// collecting: the handler's answer is being gathered, or goes through if there is no
-	// plan.
-	collecting state = iota
-	// streamed: the list has been sent.
-	streamed
-	// broken: a part of the list has been sent, and the rest will not be.
-	broken
-	// whole: it cannot be answered in place; nothing has been sent.
-	whole
-)
-
-var (
-	_ http.Flusher                         = (*Answer)(nil)
-	_ responsewriter.UserProvidedDecorator = (*Answer)(nil)
-)
-
 type contextKey struct{}
+
+type againKey struct{}
+
+// Again tells whether the list request that ctx belongs to has asked the storage before, for a
+// list in place that could not be sent. It should count once.
+func Again(ctx context.Context) bool { return ctx.Value(againKey{}) != nil }
 
 // From returns the Answer of the list request that ctx belongs to, or nil if it is to
 // be answered the ordinary way.
@@ -116,48 +81,54 @@ func From(ctx context.Context) *Answer {
 	return a
 }
 
-// Take hands over the plan of a list of the resource, of which the caller then returns
-// the metadata only. It is false if the list is to be returned whole: it is not the one
-// that the request is about, or not the first.
-func (a *Answer) Take(resource schema.GroupResource, p Plan) bool {
-	if a == nil || a.plan != nil {
-		return false
-	}
-	info, _ := request.RequestInfoFrom(a.req.Context())
-	if info == nil || info.APIGroup != resource.Group || info.Resource != resource.Resource {
-		return false
-	}
-	a.plan = &p
-	return true
-}
-
-// Handler answers lists in place where that can be done. It has to stand innermost. hold is
-// called by a list that makes much garbage, and what it returns when that list ends.
-func Handler(next http.Handler, types Types, hold func() (release func())) http.Handler {
+// Handler answers lists in place where that can be done. It has to stand innermost. confine
+// is called by a list before it makes much garbage, and what it returns when the list does
+// not do so any more, or has to wait for its client; both any number of times.
+func Handler(next http.Handler, types Types, confine func() (lift func())) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		info, ok := request.RequestInfoFrom(req.Context())
 		if !ok || req.Method != http.MethodGet || !Eligible(req.Context(), info) {
 			next.ServeHTTP(w, req)
 			return
 		}
-		a := &Answer{w: w, req: req, types: types, hold: hold}
-		next.ServeHTTP(responsewriter.WrapForHTTP1Or2(a), req.WithContext(context.WithValue(req.Context(), contextKey{}, a)))
-		if a.plan == nil {
+		a := &Answer{w: w, req: req, info: info, types: types, confine: confine}
+		if a.serve(next) == inPlace {
 			return
 		}
-		if a.state == collecting {
-			a.finish()
-		}
-		switch a.state {
-		case broken:
-			// Half a list must not look like a whole one.
-			if !a.ended {
-				panic(http.ErrAbortHandler)
-			}
-		case whole:
-			next.ServeHTTP(w, req) // sets the headers again that it has set
-		}
+		ctx := context.WithValue(req.Context(), againKey{}, true)
+		next.ServeHTTP(w, req.WithContext(ctx)) // sets the headers again that it has set
 	})
+}
+
+// way is how a list is answered.
+type way bool
+
+const (
+	inPlace way = false
+	whole   way = true
+)
+
+// serve has next handle the request. It returns whole if it turned out that the list cannot
+// be answered in place: nothing has been sent then.
+func (a *Answer) serve(next http.Handler) (w way) {
+	defer func() {
+		switch r := recover(); r {
+		case nil:
+		case errWhole:
+			w = whole
+		default:
+			panic(r)
+		}
+	}()
+	req := a.req.WithContext(context.WithValue(a.req.Context(), contextKey{}, a))
+	if a.req.Header["Accept-Encoding"] != nil {
+		// What upstream writes has to be read here. It is compressed when it is sent.
+		req.Header = req.Header.Clone()
+		req.Header.Del("Accept-Encoding")
+	}
+	next.ServeHTTP(responsewriter.WrapForHTTP1Or2(a), req)
+	a.finish()
+	return inPlace
 }
 
 // printedWhole are the resources whose Tables are made of all objects at once, so that a
@@ -179,102 +150,3 @@ func Eligible(ctx context.Context, info *request.RequestInfo) bool {
 	ac := audit.AuditContextFrom(ctx)
 	return ac == nil || !ac.GetEventLevel().GreaterOrEqual(auditinternal.LevelRequestResponse)
 }
-
-// finish sends what the handler has left: an error as it is, or the list whose end was not
-// recognized before.
-func (a *Answer) finish() {
-	if a.status == 0 {
-		return // nothing has been written: the handler has been told to end
-	}
-	if a.status != http.StatusOK {
-		a.state = streamed
-		a.w.WriteHeader(a.status)
-		_, _ = a.w.Write(a.body) // the server notices a broken connection itself
-		return
-	}
-	_, _ = a.stream() // Handler ends what is broken
-}
-
-// stream sends the list. It returns how many bytes have gone out.
-func (a *Answer) stream() (int, error) {
-	sent, started, err := a.send()
-	ctx := a.req.Context()
-	switch {
-	case err == nil:
-		a.state = streamed
-	case errors.Is(err, wire.ErrNotSpliced) && !started:
-		a.state = whole
-		return sent, nil
-	case started || ctx.Err() != nil:
-		a.state = broken
-		if ctx.Err() == nil {
-			utilruntime.HandleErrorWithContext(ctx, err, "Ending a list in the middle", "path", a.req.URL.Path)
-		} else if started {
-			_, err := a.w.Write(nil)
-			a.ended = errors.Is(err, http.ErrHandlerTimeout)
-		}
-	default:
-		// Nothing has gone out: it is an error like any other.
-		utilruntime.HandleErrorWithContext(ctx, err, "Answering a list", "path", a.req.URL.Path)
-		a.state = streamed
-		a.types.Error(err, a.w, a.req)
-	}
-	a.body = nil
-	return sent, err
-}
-
-// Header implements http.ResponseWriter.
-func (a *Answer) Header() http.Header { return a.w.Header() }
-
-// WriteHeader implements http.ResponseWriter.
-func (a *Answer) WriteHeader(status int) {
-	if a.plan == nil {
-		a.w.WriteHeader(status)
-		return
-	}
-	a.status = status
-}
-
-// Write implements http.ResponseWriter. With the last byte of a list without items it
-// sends the list, and returns what that took: more than it was given. Upstream's
-// instrumentation of a request adds those numbers up to the size of the response, and
-// takes its time when the handler returns. Nobody else looks at them but the encoder of
-// CBOR, which takes offence.
-func (a *Answer) Write(p []byte) (int, error) {
-	if a.plan == nil {
-		return a.w.Write(p)
-	}
-	switch a.state {
-	case broken:
-		return 0, http.ErrAbortHandler
-	case streamed, whole:
-		return len(p), nil
-	}
-	if a.status == 0 {
-		a.status = http.StatusOK
-	}
-	a.body = append(a.body, p...)
-	format := a.format()
-	if a.status != http.StatusOK || !complete(format, a.body) {
-		a.told += len(p)
-		return len(p), nil
-	}
-	sent, err := a.stream()
-	if err != nil {
-		return 0, err
-	}
-	if format == wire.ListCBOR {
-		return len(p), nil
-	}
-	return max(len(p), sent-a.told), nil
-}
-
-// Flush implements http.Flusher.
-func (a *Answer) Flush() {
-	if f, ok := a.w.(http.Flusher); ok && a.plan == nil {
-		f.Flush()
-	}
-}
-
-// Unwrap implements responsewriter.UserProvidedDecorator.
-func (a *Answer) Unwrap() http.ResponseWriter { return a.w }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"reflect"
 	"sync"
 
@@ -25,36 +26,16 @@ import (
 	"github.com/weir-project/weir/internal/wire"
 )
 
-// items says how an item of the list is made that the handler has answered with, and
-// which field of the list they are. It returns wire.ErrNotSpliced if that is not known.
-func (a *Answer) items(format wire.ListFormat, h header) (items itemFunc, field string, err error) {
-	version, err := schema.ParseGroupVersion(h.APIVersion)
-	if err != nil {
-		return nil, "", wire.ErrNotSpliced
-	}
-	encode := base(format)
-	field = "items"
-	switch transformed := h.transformed(); {
-	case transformed && h.Kind == "PartialObjectMetadataList":
-		items = a.metadata(encode, version)
-	case transformed && h.Kind == "Table":
-		field = "rows"
-		items, err = a.rows(encode, version, h.ColumnDefinitions)
-	case transformed:
-		err = wire.ErrNotSpliced
-	default:
-		items = a.objects(encode, version)
-	}
-	if err != nil {
-		return nil, "", err
-	}
-	switch format {
-	case wire.ListPretty:
-		items = pretty(items)
-	case wire.ListYAML:
-		items = inYAML(items)
-	}
-	return items, field, nil
+// maker makes the items of one list.
+type maker struct {
+	types Types
+	req   *http.Request
+	info  *request.RequestInfo
+	// encoding and version are those of the list.
+	encoding encoding
+	version  schema.GroupVersion
+	// confined is told what is decoded to make garbage.
+	confined *confinement
 }
 
 // encoding is how an item is written before it is laid out.
@@ -66,7 +47,7 @@ const (
 	inCBOR     encoding = "cbor"
 )
 
-func base(format wire.ListFormat) encoding {
+func encodingOf(format wire.ListFormat) encoding {
 	switch format {
 	case wire.ListProtobuf:
 		return inProtobuf
@@ -109,12 +90,12 @@ func (t trimmed) Write(p []byte) (int, error) {
 	return len(p), err
 }
 
-// objects returns the objects themselves in an API version.
-func (a *Answer) objects(e encoding, version schema.GroupVersion) itemFunc {
-	apiVersion := version.String()
-	switch e {
+// objects returns the objects themselves.
+func (m *maker) objects() itemFunc {
+	apiVersion := m.version.String()
+	switch m.encoding {
 	case inProtobuf:
-		encoder := a.types.Encoder(wire.Protobuf, version)
+		encoder := m.types.Encoder(wire.Protobuf, m.version)
 		return func(f *frame.Frame) ([]byte, []byte, error) {
 			message, err := f.Message(apiVersion, encoder)
 			return nil, message, err
@@ -123,19 +104,19 @@ func (a *Answer) objects(e encoding, version schema.GroupVersion) itemFunc {
 		id := runtime.Identifier("list item, cbor, " + apiVersion)
 		build := func(obj runtime.Object, w io.Writer) error {
 			if u, ok := obj.(runtime.Unstructured); ok {
-				return e.marshal(u.UnstructuredContent(), w)
+				return m.encoding.marshal(u.UnstructuredContent(), w)
 			}
-			obj, err := a.types.Convert(obj, version)
+			obj, err := m.types.Convert(obj, m.version)
 			if err != nil {
 				return err
 			}
 			// A list of a built-in type names the type of its items itself.
 			obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
-			return e.marshal(obj, w)
+			return m.encoding.marshal(obj, w)
 		}
 		return derived(id, false, build)
 	default:
-		encoder := a.types.Encoder(wire.JSON, version)
+		encoder := m.types.Encoder(wire.JSON, m.version)
 		var prefix []byte
 		kind := ""
 		return func(f *frame.Frame) ([]byte, []byte, error) {
@@ -172,8 +153,8 @@ func derivedFrom(id runtime.Identifier, perishable bool, build func(*frame.Frame
 
 // metadata returns the objects' metadata only; see asPartialObjectMetadataList in
 // k8s.io/apiserver/pkg/endpoints/handlers/response.go.
-func (a *Answer) metadata(e encoding, version schema.GroupVersion) itemFunc {
-	kind := version.WithKind("PartialObjectMetadata")
+func (m *maker) metadata() itemFunc {
+	e, kind := m.encoding, m.version.WithKind("PartialObjectMetadata")
 	made := derivedFrom(runtime.Identifier(fmt.Sprintf("list item, %s, %s", e, kind)), false, func(f *frame.Frame, w io.Writer) error {
 		if e == inJSON {
 			p := partials.Get().(*partialJSON)
@@ -246,40 +227,30 @@ func partialOf(f *frame.Frame) (*metav1.PartialObjectMetadata, error) {
 // inner has buffers for the object in a row.
 var inner = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// holdFrom is how many bytes of encoded objects a list decodes, to throw them away, before
-// it asks for the heap not to grow any more: decoded they are several times that.
-const holdFrom = 4 << 20
-
 // rows returns the objects as rows of a Table with the given columns; see asTable in
 // k8s.io/apiserver/pkg/endpoints/handlers/response.go.
-func (a *Answer) rows(e encoding, version schema.GroupVersion, columns []metav1.TableColumnDefinition) (itemFunc, error) {
-	if e == inProtobuf {
+func (m *maker) rows(first *frame.Frame, columns []metav1.TableColumnDefinition) (itemFunc, error) {
+	if m.encoding == inProtobuf {
 		return nil, wire.ErrNotSpliced
 	}
-	ctx := a.req.Context()
-	info, ok := request.RequestInfoFrom(ctx)
-	if !ok {
-		return nil, wire.ErrNotSpliced
+	if first == nil {
+		return func(*frame.Frame) ([]byte, []byte, error) { return nil, nil, wire.ErrNotSpliced }, nil // never called
 	}
+	ctx, e := m.req.Context(), m.encoding
 	options := &metav1.TableOptions{}
-	if err := metainternalversionscheme.ParameterCodec.DecodeParameters(a.req.URL.Query(), metav1.SchemeGroupVersion, options); err != nil {
+	if err := metainternalversionscheme.ParameterCodec.DecodeParameters(m.req.URL.Query(), metav1.SchemeGroupVersion, options); err != nil {
 		return nil, wire.ErrNotSpliced // upstream has said so
 	}
-	table, err := a.table(info, columns)
-	if err != nil || table == nil {
-		return func(*frame.Frame) ([]byte, []byte, error) {
-			return nil, nil, wire.ErrNotSpliced // there is no object to begin with
-		}, err
+	table, err := m.table(first, columns)
+	if err != nil {
+		return nil, err
 	}
 	include := options.IncludeObject
-	served := schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}
-	partialKind := version.WithKind("PartialObjectMetadata")
-	id := fmt.Sprintf("row, %s, %s, %s, %s, %s", e, version, include, served, table.ID)
-	var decoded int64
+	served := schema.GroupVersion{Group: m.info.APIGroup, Version: m.info.APIVersion}
+	partialKind := m.version.WithKind("PartialObjectMetadata")
+	id := fmt.Sprintf("row, %s, %s, %s, %s, %s", e, m.version, include, served, table.ID)
 	return derivedFrom(runtime.Identifier(id), true, func(f *frame.Frame, w io.Writer) error {
-		if decoded += f.Size(); decoded > holdFrom && a.release == nil {
-			a.release = a.hold()
-		}
+		m.confined.decode(f.Size())
 		obj, err := f.Decode()
 		if err != nil {
 			return err
@@ -300,7 +271,7 @@ func (a *Answer) rows(e encoding, version schema.GroupVersion, columns []metav1.
 		}
 		switch {
 		case include == metav1.IncludeObject:
-			row.Object.Object, err = a.types.Convert(row.Object.Object, served)
+			row.Object.Object, err = m.types.Convert(row.Object.Object, served)
 		case include == metav1.IncludeNone && !marked:
 			row.Object.Object = nil
 		default:
@@ -311,9 +282,9 @@ func (a *Answer) rows(e encoding, version schema.GroupVersion, columns []metav1.
 					return marshalRow(row, object, w)
 				}
 			}
-			var m metav1.Object
-			if m, err = meta.Accessor(row.Object.Object); err == nil {
-				partial := meta.AsPartialObjectMetadata(m)
+			var accessor metav1.Object
+			if accessor, err = meta.Accessor(row.Object.Object); err == nil {
+				partial := meta.AsPartialObjectMetadata(accessor)
 				partial.SetGroupVersionKind(partialKind)
 				row.Object.Object = partial
 			}
@@ -356,20 +327,15 @@ func marshalRow(row *metav1.TableRow, object []byte, w io.Writer) error {
 	return nil
 }
 
-// table returns the convertor that makes the columns which upstream has sent, nil if the
-// list has no objects, and wire.ErrNotSpliced if there is none: which one a resource has
-// is nowhere to be asked.
-func (a *Answer) table(info *request.RequestInfo, columns []metav1.TableColumnDefinition) (found *Table, err error) {
-	f, err := a.plan.first()
-	if f == nil {
-		return nil, err
-	}
-	first, err := f.Decode()
+// table returns the convertor that makes the columns which upstream has sent, and
+// wire.ErrNotSpliced if there is none: which one a resource has is nowhere to be asked.
+func (m *maker) table(first *frame.Frame, columns []metav1.TableColumnDefinition) (*Table, error) {
+	obj, err := first.Decode()
 	if err != nil {
 		return nil, err
 	}
-	for _, t := range a.types.Tables(info, first) {
-		printed, err := t.ConvertToTable(a.req.Context(), first, &metav1.TableOptions{})
+	for _, t := range m.types.Tables(m.info, obj) {
+		printed, err := t.ConvertToTable(m.req.Context(), obj, &metav1.TableOptions{})
 		if err == nil && len(printed.Rows) == 1 && reflect.DeepEqual(printed.ColumnDefinitions, columns) {
 			return &t, nil
 		}

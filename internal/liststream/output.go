@@ -5,7 +5,6 @@ package liststream
 
 import (
 	"compress/gzip"
-	"context"
 	"io"
 	"net/http"
 	"sync"
@@ -39,15 +38,17 @@ var (
 // output gathers what is written into large writes and, as upstream does, compresses what
 // turns out to be large enough. close must be called.
 type output struct {
-	w   http.ResponseWriter
-	ctx context.Context // the request's
+	w http.ResponseWriter
+	// waits is called before each write that may have to wait for the client.
+	waits func()
 	// head[:headed] is what has come while it was not known whether to compress; nil from
 	// then on, or if that was never asked for.
 	head   *[gzipThreshold]byte
 	headed int
-	// started says that the response has begun.
-	started bool
-	gz      *gzip.Writer
+	// started says that the response has begun, failed that a write to it has failed: the
+	// connection, or the filter that times requests out, takes no more.
+	started, failed bool
+	gz              *gzip.Writer
 	// buffer[:n] goes to the connection next.
 	buffer *[bufferSize]byte
 	n      int
@@ -69,14 +70,18 @@ type output struct {
 // that has been up for grace, is made to fail. (That it goes on says that the response is
 // still the handler's: the filter would have to wait for it. A deadline set beforehand
 // could reach a response that the filter has ended, and would race with its own.)
-func newOutput(w http.ResponseWriter, req *http.Request) *output {
-	o := &output{w: w, ctx: req.Context(), buffer: buffers.Get().(*[bufferSize]byte)}
+//
+// Nothing else ends a list for which the time is up or whose client has left: as long as
+// Write takes it, the response is the handler's, and to end it would make a whole list of what
+// has been sent. The filter makes Write fail when it ends the response itself.
+func newOutput(w http.ResponseWriter, req *http.Request, waits func()) *output {
+	o := &output{w: w, waits: waits, buffer: buffers.Get().(*[bufferSize]byte)}
 	ledger.Process.Add(ledger.Streams, bufferSize)
 	if responsewriters.ContentEncodingSupported(req, features.APIResponseCompression) == "gzip" {
 		o.head = heads.Get().(*[gzipThreshold]byte)
 		ledger.Process.Add(ledger.Streams, gzipThreshold)
 	}
-	if deadline, ok := o.ctx.Deadline(); ok {
+	if deadline, ok := req.Context().Deadline(); ok {
 		control := http.NewResponseController(w)
 		o.impatient = time.AfterFunc(time.Until(deadline)+grace, func() {
 			o.mu.Lock()
@@ -100,7 +105,7 @@ func (o *output) Write(p []byte) (int, error) {
 		o.gz = gzips.Get().(*gzip.Writer)
 		o.gz.Reset((*plainOutput)(o))
 		ledger.Process.Add(ledger.Streams, gzipSize)
-		if err := o.release(); err != nil {
+		if err := o.flushHead(); err != nil {
 			return 0, err
 		}
 	}
@@ -114,8 +119,8 @@ func (o *output) to() io.Writer {
 	return (*plainOutput)(o)
 }
 
-// release sends the head on its way.
-func (o *output) release() error {
+// flushHead sends the head on its way.
+func (o *output) flushHead() error {
 	if o.head == nil {
 		return nil
 	}
@@ -159,9 +164,6 @@ func (o *plainOutput) drain() error {
 }
 
 func (o *plainOutput) write(p []byte) error {
-	if err := o.ctx.Err(); err != nil {
-		return err
-	}
 	if !o.started {
 		o.started = true
 		if o.gz != nil {
@@ -170,10 +172,12 @@ func (o *plainOutput) write(p []byte) error {
 		}
 		o.w.WriteHeader(http.StatusOK)
 	}
+	o.waits()
 	o.setWriting(true)
 	n, err := o.w.Write(p)
 	o.setWriting(false)
 	o.sent += n
+	o.failed = o.failed || err != nil
 	return err
 }
 
@@ -185,7 +189,7 @@ func (o *plainOutput) setWriting(writing bool) {
 
 // finish sends what is left.
 func (o *output) finish() error {
-	if err := o.release(); err != nil {
+	if err := o.flushHead(); err != nil {
 		return err
 	}
 	if o.gz != nil {

@@ -4,176 +4,250 @@
 package liststream
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 
-	"sigs.k8s.io/yaml"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1beta1 "k8s.io/apimachinery/pkg/apis/meta/v1beta1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/wire"
 )
 
-// send sends the list. It returns how many bytes have gone out, and whether the response
-// has begun; wire.ErrNotSpliced is returned before that.
-func (a *Answer) send() (sent int, started bool, err error) {
-	format := a.format()
-	h, err := readHeader(format, a.body)
-	if err != nil {
-		return 0, false, err
-	}
-	items, field, err := a.items(format, h)
-	if err != nil {
-		return 0, false, err
-	}
-	list, err := wire.SplitList(format, field, a.body)
-	if err != nil {
-		return 0, false, err
-	}
-
-	out := newOutput(a.w, a.req)
-	defer func() {
-		out.close()
-		if a.release != nil {
-			a.release()
-		}
-	}()
-	if err := a.sendItems(out, list, format, h, items); err != nil {
-		return out.sent, out.started, err
-	}
-	err = out.finish()
-	return out.sent, out.started, err
+// sending is a list that is being sent. It is there only once all of what upstream makes of it
+// is. close must be called.
+type sending struct {
+	plan   *Plan
+	format wire.ListFormat
+	// table says that the items are rows.
+	table bool
+	// upstream is what upstream has written, list the same taken apart.
+	upstream []byte
+	list     *wire.List
+	// encoded returns an object as an item, in JSON, protobuf or CBOR, and lines turns that of
+	// JSON into what stands in the list; nil if it stands there as it is.
+	encoded itemFunc
+	lines   lineFunc
+	// kept says that the items stand in the list as they are kept, so that plan.Messages is
+	// their size.
+	kept bool
+	// out is where the list goes, confined what is done about the garbage that it makes.
+	out      *output
+	confined *confinement
 }
 
-// keptSize returns how long the items of a list in protobuf are, where that is known without
-// looking at them: they are sent as they are kept.
-func (a *Answer) keptSize(h header) int {
-	if a.plan.Messages == 0 || h.transformed() {
-		return 0
+// newSending returns wire.ErrNotSpliced if it is not known how to send what upstream has
+// written.
+func newSending(a *Answer) (*sending, error) {
+	mediaType, target, ok := a.types.Negotiate(a.req, a.info)
+	if !ok || mediaType != mediaTypeOf(a.w.Header()) {
+		return nil, wire.ErrNotSpliced
 	}
-	// All of a resource are kept alike.
-	if f, _ := a.plan.first(); f == nil || !f.KeptIn(wire.Protobuf, h.APIVersion) {
-		return 0
+	s := &sending{plan: a.plan, format: formatOf(a.w.Header(), a.body), upstream: a.body, confined: &confinement{confine: a.confine}}
+	h, err := readHeader(s.format, a.body)
+	if err != nil {
+		return nil, err
 	}
-	return a.plan.Messages
+	version, err := schema.ParseGroupVersion(h.APIVersion)
+	if err != nil || target != nil && target.GroupVersion() != version {
+		return nil, wire.ErrNotSpliced
+	}
+	m := maker{types: a.types, req: a.req, info: a.info, encoding: encodingOf(s.format), version: version, confined: s.confined}
+	place := wire.ItemsOfList
+	switch {
+	case target == nil:
+		s.encoded = m.objects()
+		f := s.plan.first()
+		s.kept = s.plan.Messages > 0 && f != nil && f.KeptIn(wire.Protobuf, h.APIVersion) // all of a resource are kept alike
+	case target.Kind != h.Kind:
+		return nil, wire.ErrNotSpliced
+	case h.Kind == "PartialObjectMetadataList":
+		s.encoded = m.metadata()
+		if version == metav1beta1.SchemeGroupVersion {
+			place = wire.ItemsFirst
+		}
+	case h.Kind == "Table" && (version == metav1.SchemeGroupVersion || version == metav1beta1.SchemeGroupVersion):
+		place, s.table = wire.RowsOfTable, true
+		if s.encoded, err = m.rows(s.plan.first(), h.ColumnDefinitions); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, wire.ErrNotSpliced
+	}
+	switch s.format {
+	case wire.ListPretty:
+		s.lines = pretty()
+	case wire.ListYAML:
+		s.lines = inYAML()
+	}
+	if s.list, err = wire.SplitList(s.format, place, a.body); err != nil {
+		return nil, err
+	}
+	if len(s.list.Items) != s.plan.DefaultedOnRead {
+		return nil, wire.ErrNotSpliced
+	}
+	s.out = newOutput(a.w, a.req, s.confined.pause)
+	return s, nil
 }
 
-// sendItems writes the list to out.
-func (a *Answer) sendItems(out *output, list *wire.List, format wire.ListFormat, h header, items itemFunc) error {
-	ctx := a.req.Context()
-	each := func(yield func(head, rest []byte) error) error {
-		return a.plan.Each(func(f *frame.Frame) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			head, rest, err := items(f)
-			if err != nil {
-				return err
-			}
-			return yield(head, rest)
-		})
-	}
-	// Some formats say before the items how many they are, or how long.
-	count, size := 0, 0
-	var err error
-	switch format {
-	case wire.ListCBOR:
-		err = a.plan.Each(func(*frame.Frame) error { count++; return nil })
-	case wire.ListProtobuf:
-		if size = a.keptSize(h); size == 0 {
-			err = each(func(head, rest []byte) error {
-				size += wire.ProtobufItemSize(len(head) + len(rest))
-				return nil
-			})
+func (s *sending) close() {
+	s.out.close()
+	s.confined.pause()
+}
+
+// send sends the list. out says how far it came.
+func (s *sending) send() error {
+	if s.plan.Count == s.plan.DefaultedOnRead {
+		if _, err := s.out.Write(s.upstream); err != nil { // there is nothing to add
+			return err
 		}
+		return s.out.finish()
 	}
+	size, err := s.measure()
 	if err != nil {
 		return err
 	}
+	if err := s.check(); err != nil {
+		return err
+	}
+	if err := s.sendItems(size); err != nil {
+		return err
+	}
+	return s.out.finish()
+}
+
+// measure returns how long the items are, which protobuf says before them.
+func (s *sending) measure() (size int, err error) {
+	if s.format != wire.ListProtobuf {
+		return 0, nil
+	}
+	for _, item := range s.list.Items {
+		size += wire.ProtobufItemSize(len(item))
+	}
+	if s.kept {
+		return size + s.plan.Messages, nil
+	}
+	for f := range s.plan.Frames {
+		if f.DefaultedOnRead() {
+			continue
+		}
+		head, rest, err := s.encoded(f)
+		if err != nil {
+			return 0, err
+		}
+		size += wire.ProtobufItemSize(len(head) + len(rest))
+	}
+	return size, nil
+}
+
+// check finds out whether all items can be written, where upstream writes all of them before
+// it sends anything, so that who asks for what cannot be written is told so instead of being
+// sent a part of it. Rows are looked at in YAML only: nothing else is known that could go
+// wrong with them, and making them twice is dear.
+func (s *sending) check() error {
+	if s.lines == nil || s.table && s.format != wire.ListYAML {
+		return nil
+	}
+	for f := range s.plan.Frames {
+		if f.DefaultedOnRead() {
+			continue
+		}
+		head, rest, err := s.encoded(f)
+		if err != nil {
+			return err
+		}
+		if s.format != wire.ListYAML || plainYAML(head) && plainYAML(rest) {
+			continue
+		}
+		if _, err := s.lines(f, head, rest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// item returns an object as it stands in the list. next are the items that upstream has
+// written; it takes one of them if the object is.
+func (s *sending) item(f *frame.Frame, next *[][]byte) (head, rest []byte, err error) {
+	if f.DefaultedOnRead() {
+		if len(*next) == 0 {
+			return nil, nil, fmt.Errorf("more objects are completed on being read than the %d that upstream has written: %s", len(s.list.Items), f.Key())
+		}
+		rest, *next = (*next)[0], (*next)[1:]
+		return nil, rest, nil
+	}
+	if head, rest, err = s.encoded(f); err != nil || s.lines == nil {
+		return head, rest, err
+	}
+	rest, err = s.lines(f, head, rest)
+	return nil, rest, err
+}
+
+// sendItems sends the list, whose items are of size bytes in protobuf.
+func (s *sending) sendItems(size int) error {
 	before := make([]byte, 0, 32)
-	first, written := true, 0
-	err = each(func(head, rest []byte) error {
-		if first {
-			if _, err := out.Write(list.Head(count, size)); err != nil {
+	count, written, next := 0, 0, s.list.Items
+	for f := range s.plan.Frames {
+		head, rest, err := s.item(f, &next)
+		if err != nil {
+			return err
+		}
+		if count == 0 {
+			if _, err := s.out.Write(s.list.Head(s.plan.Count, size)); err != nil {
 				return err
 			}
 		}
-		before = list.AppendBefore(before[:0], first, len(head)+len(rest))
-		first = false
+		before = s.list.AppendBefore(before[:0], count == 0, len(head)+len(rest))
+		count++
 		written += len(before) + len(head) + len(rest)
 		for _, part := range [...][]byte{before, head, rest} {
 			if len(part) == 0 {
 				continue
 			}
-			if _, err := out.Write(part); err != nil {
+			if _, err := s.out.Write(part); err != nil {
 				return err
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
-	if first {
-		_, err = out.Write(a.body) // it had no items anyway
-		return err
-	}
-	if format == wire.ListProtobuf && written != size {
+	if s.format == wire.ListProtobuf && written != size {
 		return fmt.Errorf("the items are %d bytes, and %d were announced", written, size)
 	}
-	_, err = out.Write(list.Tail())
+	if count != s.plan.Count || len(next) > 0 {
+		return fmt.Errorf("the items are %d, and %d were announced; %d that upstream has written are left", count, s.plan.Count, len(next))
+	}
+	_, err := s.out.Write(s.list.Tail())
 	return err
 }
 
-// itemFunc returns an item as it stands in a list, in two parts. They are valid until the
+// itemFunc returns an item in JSON, protobuf or CBOR, in two parts. They are valid until the
 // next call, and must not be changed.
 type itemFunc func(f *frame.Frame) (head, rest []byte, err error)
 
-// pretty indents the JSON that items returns.
-func pretty(items itemFunc) itemFunc {
-	var whole, buf bytes.Buffer
-	return func(f *frame.Frame) ([]byte, []byte, error) {
-		object, err := join(&whole, f, items)
-		if err != nil {
-			return nil, nil, err
-		}
-		buf.Reset()
-		if err := json.Indent(&buf, object, wire.PrettyPrefix, wire.PrettyIndent); err != nil {
-			return nil, nil, fmt.Errorf("indenting %s: %w", f.Key(), err)
-		}
-		return nil, buf.Bytes(), nil
+// confineFrom is how many bytes of encoded objects a list decodes, to throw them away, before
+// it asks for the heap not to grow any more: decoded they are several times that.
+const confineFrom = 4 << 20
+
+// confinement keeps the heap from growing while a list makes garbage.
+type confinement struct {
+	confine func() (lift func())
+	// decoded is how many bytes have been decoded so far.
+	decoded int64
+	// lift ends the confinement; nil if there is none.
+	lift func()
+}
+
+// decode says that an object of size bytes is going to be decoded.
+func (c *confinement) decode(size int64) {
+	if c.decoded += size; c.decoded > confineFrom && c.lift == nil {
+		c.lift = c.confine()
 	}
 }
 
-// inYAML turns the JSON that items returns into the lines of a sequence.
-func inYAML(items itemFunc) itemFunc {
-	var whole bytes.Buffer
-	const open, closing = `{"i":[`, `]}`
-	return func(f *frame.Frame) ([]byte, []byte, error) {
-		object, err := join(&whole, f, items)
-		if err != nil {
-			return nil, nil, err
-		}
-		// Long strings are folded by column: the item has to stand where it will.
-		lines, err := yaml.JSONToYAML(append(append([]byte(open), object...), closing...))
-		if err != nil {
-			return nil, nil, fmt.Errorf("turning %s into YAML: %w", f.Key(), err)
-		}
-		lines, ok := bytes.CutPrefix(lines, []byte("i:\n"))
-		if !ok {
-			return nil, nil, fmt.Errorf("turning %s into YAML: unexpected %.20q", f.Key(), lines)
-		}
-		return nil, lines, nil
+// pause says that nothing is decoded for a while: a client that does not read must not keep
+// the heap of everybody confined.
+func (c *confinement) pause() {
+	if c.lift != nil {
+		c.lift()
+		c.lift = nil
 	}
-}
-
-func join(buf *bytes.Buffer, f *frame.Frame, items itemFunc) ([]byte, error) {
-	head, rest, err := items(f)
-	if err != nil || len(head) == 0 {
-		return rest, err
-	}
-	buf.Reset()
-	buf.Write(head)
-	buf.Write(rest)
-	return buf.Bytes(), nil
 }

@@ -28,10 +28,10 @@ const (
 	// collection has costs of its own, and the rate of allocation can change before it is
 	// looked at again.
 	least = 256 << 20
-	// heldShare and heldLeast are what the heap may grow by while it is held: a share of
-	// what is alive, which is what a collection costs, and no less than some bytes.
-	heldShare = 40
-	heldLeast = 32 << 20
+	// confinedShare and confinedLeast are what the heap may grow by while it is confined: a share
+	// of what is alive, which is what a collection costs, and no less than some bytes.
+	confinedShare = 40
+	confinedLeast = 32 << 20
 )
 
 // state is what the percentage is made from.
@@ -45,8 +45,8 @@ type state struct {
 	cost float64
 	// processors is how many there are.
 	processors int
-	// held is how large the heap may become while somebody holds it, else 0.
-	held int64
+	// ceiling is how large the heap may become while it is confined, else 0.
+	ceiling int64
 }
 
 // percent returns the percentage of live by which the heap may grow.
@@ -54,8 +54,8 @@ func percent(s state) int {
 	if s.live <= 0 {
 		return goDefault
 	}
-	if s.held > 0 {
-		return int(max(1, min(goDefault, 100*max(s.held-s.live, allowance(s.live))/s.live)))
+	if s.ceiling > 0 {
+		return int(max(1, min(goDefault, 100*max(s.ceiling-s.live, allowance(s.live))/s.live)))
 	}
 	// At this slack a collection, every slack/rate seconds, takes its share.
 	slack := int64(s.cost * s.rate / (share * float64(s.processors)))
@@ -63,9 +63,9 @@ func percent(s state) int {
 	return int(max(1, min(goDefault, 100*slack/s.live)))
 }
 
-// allowance is what the heap may grow by while it is held, and between two collections
+// allowance is what the heap may grow by while it is confined, and between two collections
 // also when more is alive by then.
-func allowance(live int64) int64 { return max(heldLeast, live/heldShare) }
+func allowance(live int64) int64 { return max(confinedLeast, live/confinedShare) }
 
 // Pacer paces the collector of a process. There should be one. Its methods may be called
 // by any number of goroutines.
@@ -73,13 +73,15 @@ type Pacer struct {
 	ledger *ledger.Ledger
 
 	mu sync.Mutex
-	// running says that Run is. holds is how many hold the heap, held how large it may
-	// become meanwhile. set is the percentage that has been set last.
+	// running says that Run is. set is the percentage that has been set last.
 	running bool
-	holds   int
-	held    int64
 	set     int
-	meter   meter
+	// confiners is how many have the heap confined now, and confined says that somebody had
+	// since the last look at it. ceiling is how large it may become, 0 if it is not confined.
+	confiners int
+	confined  bool
+	ceiling   int64
+	meter     meter
 }
 
 // New returns a Pacer that goes by the books of l.
@@ -125,8 +127,12 @@ func (p *Pacer) pace() {
 	s := p.meter.read()
 	// Derived encodings come and go, and making them makes garbage: they earn slack.
 	s.free = p.ledger.Bytes(ledger.Frames) + p.ledger.Bytes(ledger.History)
-	s.held = p.held
-	if next := percent(s); next >= p.set+step || next <= p.set-step || p.held > 0 && next != p.set {
+	if !p.confined {
+		p.ceiling = 0
+	}
+	p.confined = p.confiners > 0
+	s.ceiling = p.ceiling
+	if next := percent(s); next >= p.set+step || next <= p.set-step || p.ceiling > 0 && next != p.set {
 		p.apply(next)
 	}
 }
@@ -136,24 +142,25 @@ func (p *Pacer) apply(percent int) {
 	p.set = percent
 }
 
-// Hold keeps the heap from growing by more than a small part until release is called,
+// Confine keeps the heap from growing by more than a small part until lift is called,
 // whatever collections cost then: for a request that makes much garbage and keeps none of
-// it, so that memory does not follow the clients.
-func (p *Pacer) Hold() (release func()) {
+// it, so that memory does not follow the clients. Such a request lifts it while it waits. The
+// heap stays confined until the next look at it, in a period at most, so that to lift and
+// to confine many times neither costs much nor lets the heap grow a part each time.
+func (p *Pacer) Confine() (lift func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.holds++; p.holds == 1 && p.running {
+	p.confiners++
+	p.confined = true
+	if p.ceiling == 0 && p.running {
 		live, heap := heapNow()
-		p.held = heap + allowance(live)
-		p.apply(percent(state{live: live, held: p.held}))
+		p.ceiling = heap + allowance(live)
+		p.apply(percent(state{live: live, ceiling: p.ceiling}))
 	}
 	return sync.OnceFunc(func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		// The next look at the heap sets what is due then.
-		if p.holds--; p.holds == 0 {
-			p.held = 0
-		}
+		p.confiners--
 	})
 }
 

@@ -32,8 +32,8 @@ func TestPercent(t *testing.T) {
 		{"allocating fast, nearly all encoded", state{live: 2560 * mb, free: 2550 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 10},
 		// The ledger is up to date, what was alive is as of the last collection.
 		{"more booked than was alive", state{live: 2560 * mb, free: 4000 * mb, rate: 1000 * mb, cost: 0.4, processors: 2}, 10},
-		{"held", state{live: 2560 * mb, rate: 1000 * mb, cost: 1, processors: 2, held: 2816 * mb}, 10},
-		{"held, and full already", state{live: 2560 * mb, rate: 1000 * mb, cost: 1, processors: 2, held: 2000 * mb}, 2},
+		{"confined", state{live: 2560 * mb, rate: 1000 * mb, cost: 1, processors: 2, ceiling: 2816 * mb}, 10},
+		{"confined, and full already", state{live: 2560 * mb, rate: 1000 * mb, cost: 1, processors: 2, ceiling: 2000 * mb}, 2},
 		{"a huge heap at rest", state{live: 1000 * 2560 * mb, processors: 2}, 1},
 	} {
 		if got := percent(c.s); got != c.want {
@@ -89,16 +89,16 @@ func TestOperatorsChoice(t *testing.T) {
 	}
 }
 
-// TestHold: while somebody holds the heap it may grow by a small part only, and then as it
-// did before.
-func TestHold(t *testing.T) {
+// TestConfine: while somebody confines the heap it may grow by a small part only, and after a
+// period in which nobody does, as it did before.
+func TestConfine(t *testing.T) {
 	t.Setenv("GOGC", "")
 	t.Setenv("GOMEMLIMIT", "")
 	before := debug.SetGCPercent(42)
 	defer debug.SetGCPercent(before)
 	p := New(&ledger.Ledger{})
-	// Held before it runs, or not running at all, the collector is left alone.
-	p.Hold()()
+	// Not running, the collector is left alone.
+	p.Confine()()
 	if got := debug.SetGCPercent(42); got != 42 {
 		t.Errorf("not running, the percentage became %d", got)
 	}
@@ -106,22 +106,34 @@ func TestHold(t *testing.T) {
 	defer p.stop()
 	kept := make([]byte, 1<<30)
 	runtime.GC()
-	first, second := p.Hold(), p.Hold()
+	first, second := p.Confine(), p.Confine()
 	for range 2 {
-		p.mu.Lock()
-		set := p.set
-		p.mu.Unlock()
-		if set > 20 {
-			t.Errorf("held, the heap may grow by %d%%", set)
+		if p.set > 20 {
+			t.Errorf("confined, the heap may grow by %d%%", p.set)
 		}
 		first()
 		first() // counts once
 		p.pace()
 	}
 	second()
+
+	// Lifted and confined again, many times, it may not grow a part each time.
+	ceiling := p.ceiling
+	for range 5 {
+		lift := p.Confine()
+		garbage := make([]byte, confinedLeast)
+		garbage[0] = 1
+		runtime.KeepAlive(garbage)
+		lift()
+		p.pace()
+		if p.set > 20 || p.ceiling > ceiling {
+			t.Errorf("confined again and again, the heap may grow by %d%%, to %d (%d at first)", p.set, p.ceiling, ceiling)
+		}
+	}
+
 	p.pace()
 	runtime.KeepAlive(kept)
 	if p.set <= 20 {
-		t.Errorf("released, the heap may grow by %d%% only", p.set)
+		t.Errorf("no more confined, the heap may grow by %d%% only", p.set)
 	}
 }

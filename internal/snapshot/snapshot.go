@@ -4,6 +4,7 @@
 package snapshot
 
 import (
+	"iter"
 	"strings"
 
 	"github.com/google/btree"
@@ -94,6 +95,13 @@ func (v View[V]) Ascend(prefix, from string, yield func(key string, value V) boo
 		}
 		return yield(e.key, e.value)
 	})
+}
+
+// All yields every value, in the order of their keys.
+func (v View[V]) All() iter.Seq[V] {
+	return func(yield func(V) bool) {
+		v.Ascend("", "", func(_ string, value V) bool { return yield(value) })
+	}
 }
 
 // Count returns how many keys begin with prefix and are not less than from. It

@@ -25,11 +25,15 @@ func (c *Cache) Peek(name string) *frame.Frame {
 	return f
 }
 
-// Streams tells whether objects now go to clients as they are kept: lists, if asked for in
-// place, and the events of watches. If not, each request decodes what it returns.
-func (c *Cache) Streams() bool {
+// DefaultedOnRead returns how many objects of the cache a list in place has to decode, and how
+// many bytes they are. All others go to clients as they are kept. Watches decode the same
+// objects, one at a time.
+func (c *Cache) DefaultedOnRead() (objects int, bytes int64) {
 	_, _, v, err := c.current()
-	return err == nil && v.decorated == 0
+	if err != nil {
+		return 0, 0
+	}
+	return v.defaulted.Len(), v.defaultedBytes
 }
 
 // Answers tells whether the cache answers a list with such options now, or has to send it

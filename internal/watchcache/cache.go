@@ -89,10 +89,10 @@ type Config struct {
 	Store *frame.Store
 	// Types knows the built-in types; see frame.Config. Optional.
 	Types frame.Types
-	// Decorated tells whether the resource's REST storage changes an object on its way to
+	// DefaultedOnRead tells whether the resource's REST storage changes an object on its way to
 	// clients; see frame.Config. Lists and initial events have such objects decoded.
 	// Optional.
-	Decorated func(runtime.Object) bool
+	DefaultedOnRead func(runtime.Object) bool
 	// Bounded fails lists for which the cache is too late, instead of sending them to etcd.
 	Bounded bool
 }
@@ -163,8 +163,9 @@ func New(cfg Config) (*Cache, error) {
 			Versioner: cfg.Versioner,
 			Store:     cfg.Store,
 			Types:     cfg.Types,
-			Decorated: cfg.Decorated,
 			KeepUIDs:  utilfeature.DefaultFeatureGate.Enabled(features.ShardedListAndWatch),
+
+			DefaultedOnRead: cfg.DefaultedOnRead,
 		}),
 		progress: progress.NewConditionalProgressRequester(cfg.Storage.RequestWatchProgress, cfg.Clock, outgoing),
 		dispatch: metrics.NewWatcherMetricsObservers(cfg.GroupResource),
@@ -191,7 +192,7 @@ func New(cfg Config) (*Cache, error) {
 		c.running.Go(func() { c.watchCompaction(ctx) })
 	}
 	if utilfeature.DefaultFeatureGate.Enabled(features.DetectCacheInconsistency) || consistency.PanicOnCacheInconsistency {
-		checker := consistency.NewChecker(cfg.ResourcePrefix, cfg.GroupResource, cfg.NewListFunc, digested{c}, cfg.Storage)
+		checker := consistency.NewChecker(cfg.ResourcePrefix, cfg.GroupResource, cfg.NewListFunc, namesOnly{c}, cfg.Storage)
 		c.running.Go(func() { checker.Run(ctx.Done()) })
 	}
 	return c, nil

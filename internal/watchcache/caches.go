@@ -21,10 +21,10 @@ type Options struct {
 	Bounded bool
 	// Types knows the built-in types.
 	Types frame.Types
-	// Decorated has the resources whose REST storage changes objects on their way from
+	// DefaultedOnRead has the resources whose REST storage changes objects on their way from
 	// storage to clients (generic registry Store.Decorator), and tells of an object whether
 	// it does.
-	Decorated map[schema.GroupResource]func(runtime.Object) bool
+	DefaultedOnRead map[schema.GroupResource]func(runtime.Object) bool
 }
 
 // Caches are the caches of one server, by resource. They share the budget for derived

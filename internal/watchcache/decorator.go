@@ -47,8 +47,9 @@ func (s *Caches) Decorator() generic.StorageDecorator {
 			Codec:          config.Codec,
 			Store:          s.store,
 			Types:          s.opts.Types,
-			Decorated:      s.opts.Decorated[config.GroupResource],
 			Bounded:        s.opts.Bounded,
+
+			DefaultedOnRead: s.opts.DefaultedOnRead[config.GroupResource],
 		})
 		if err != nil {
 			destroy()

@@ -77,8 +77,8 @@ func (m *matcher) selects(f *frame.Frame) bool {
 		(m.label == nil || m.label.Matches(f.Labels())) && (m.field == nil || m.field.Matches(f.Fields()))
 }
 
-// everything tells whether m wants all objects under its prefix.
-func (m *matcher) everything() bool { return m.label == nil && m.field == nil && m.sharded == nil }
+// wantsAll tells whether m wants all objects under its prefix.
+func (m *matcher) wantsAll() bool { return m.label == nil && m.field == nil && m.sharded == nil }
 
 // newMatcher returns a matcher for the objects under prefix that pred selects.
 func newMatcher(prefix string, pred storage.SelectionPredicate, filtered func()) matcher {

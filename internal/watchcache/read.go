@@ -6,7 +6,9 @@ package watchcache
 import (
 	"context"
 	"fmt"
+	"iter"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -108,6 +110,9 @@ func (c *Cache) GetList(ctx context.Context, key string, opts storage.ListOption
 			fallback = "true"
 			err = c.cfg.Storage.GetList(ctx, key, opts, listObj)
 		}
+	}
+	if liststream.Again(ctx) {
+		return err // it has been counted
 	}
 	metrics.ConsistentReadTotal.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource, fmt.Sprint(err == nil), fallback).Add(1)
 	return err
@@ -212,26 +217,43 @@ func (s *selection) ascend(prefix string, recursive bool, yield func(*frame.Fram
 	}
 }
 
-// walked is how far a list has come.
-type walked struct {
-	// seen are the objects looked at, matched those that the list is of.
-	seen, matched int
-	// last is the key of the last that matched, and more says that others come after it.
+// picked is what a list is of.
+type picked struct {
+	// frames are its objects, count how many.
+	frames iter.Seq[*frame.Frame]
+	count  int
+	// defaulted are those of them that are DefaultedOnRead, and messages is the size that the
+	// others have as items of a list in protobuf.
+	defaulted iter.Seq[*frame.Frame]
+	messages  int
+	// seen is how many were looked at, last the key of the last that is in the list, and more
+	// says that others come after it.
+	seen int
 	last string
 	more bool
 }
 
-// walk calls visit for each selected object that m wants, up to limit of them if that
-// is not 0. An error of visit's ends it.
-func (s *selection) walk(m *matcher, prefix string, recursive bool, limit int, visit func(*frame.Frame) error) (walked, error) {
-	var w walked
+// all returns a list of all objects of the view. Nothing is looked at for that.
+func (v *view) all() picked {
+	return picked{
+		frames: v.objects.All(), count: v.objects.Len(),
+		defaulted: v.defaulted.All(), messages: v.messages,
+		seen: v.objects.Len(),
+	}
+}
+
+// pick returns a list of the selected objects under prefix that m wants, up to limit of them
+// if that is not 0.
+func (s *selection) pick(m *matcher, prefix string, recursive bool, limit int) (picked, error) {
+	var p picked
 	var failed error
+	var frames, defaulted []*frame.Frame
 	s.ascend(prefix, recursive, func(f *frame.Frame) bool {
-		if limit > 0 && w.matched == limit {
-			w.more = true
+		if limit > 0 && len(frames) == limit {
+			p.more = true
 			return false
 		}
-		w.seen++
+		p.seen++
 		ok, err := m.matches(f)
 		if err != nil {
 			failed = fmt.Errorf("shard matching failed: %w", err)
@@ -240,12 +262,19 @@ func (s *selection) walk(m *matcher, prefix string, recursive bool, limit int, v
 		if !ok {
 			return true
 		}
-		w.matched++
-		w.last = f.Key()
-		failed = visit(f)
-		return failed == nil
+		frames = append(frames, f)
+		if f.DefaultedOnRead() {
+			defaulted = append(defaulted, f)
+		} else {
+			p.messages += f.MessageSize()
+		}
+		return true
 	})
-	return w, failed
+	if n := len(frames); n > 0 {
+		p.last = frames[n-1].Key()
+	}
+	p.frames, p.count, p.defaulted = slices.Values(frames), len(frames), slices.Values(defaulted)
+	return p, failed
 }
 
 // list answers from the cache.
@@ -277,56 +306,43 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 	if !opts.Recursive {
 		m.prefix = strings.TrimSuffix(prefix, "/")
 	}
-	each := func(visit func(*frame.Frame) error) (walked, error) {
-		return sel.walk(&m, prefix, opts.Recursive, int(limit), visit)
-	}
-	used := ""
-	if sel.index >= 0 {
-		used = c.indexes[sel.index]
-	}
-	var done walked
-	counted := false
-	plan := liststream.Plan{Each: func(visit func(*frame.Frame) error) error {
-		w, err := each(visit)
-		if err == nil && !counted {
-			counted = true
-			metrics.RecordListCacheMetrics(c.cfg.GroupResource, used, w.seen, w.matched)
-		}
+	var p picked
+	if limit == 0 && m.wantsAll() && sel.whole(prefix, c.cfg.ResourcePrefix) {
+		p = sel.view.all()
+	} else if p, err = sel.pick(&m, prefix, opts.Recursive, int(limit)); err != nil {
 		return err
-	}}
-	if sel.whole(prefix, c.cfg.ResourcePrefix) && limit == 0 && m.everything() {
-		plan.Messages = sel.view.messages
 	}
-	if sel.view.decorated == 0 && liststream.From(ctx).Take(c.cfg.GroupResource, plan) {
-		// The objects go to the connection as they are; the list gets its metadata only. Where
-		// it ends matters if it has a limit.
-		items.Set(reflect.MakeSlice(items.Type(), 0, 0))
-		if limit > 0 {
-			if done, err = each(func(*frame.Frame) error { return nil }); err != nil {
-				return err
-			}
+	if !liststream.Again(ctx) {
+		used := ""
+		if sel.index >= 0 {
+			used = c.indexes[sel.index]
 		}
-	} else {
-		items.Set(reflect.MakeSlice(items.Type(), 0, c.expect(&sel, prefix, opts, limit)))
-		done, err = each(func(f *frame.Frame) error {
-			obj, err := f.Decode()
-			if err != nil {
-				return storage.NewInternalError(err)
-			}
-			items.Set(reflect.Append(items, reflect.ValueOf(obj).Elem()))
-			return nil
-		})
+		metrics.RecordListCacheMetrics(c.cfg.GroupResource, used, p.seen, p.count)
+	}
+	plan := liststream.Plan{Frames: p.frames, Count: p.count, Messages: p.messages}
+	for range p.defaulted {
+		plan.DefaultedOnRead++
+	}
+	// If the objects go to the connection as they are, the list gets those only that the
+	// resource's REST storage has to see.
+	returned, count := p.frames, p.count
+	if liststream.From(ctx).Take(c.cfg.GroupResource, plan) {
+		returned, count = p.defaulted, plan.DefaultedOnRead
+	}
+	items.Set(reflect.MakeSlice(items.Type(), 0, count))
+	for f := range returned {
+		obj, err := f.Decode()
 		if err != nil {
-			return err
+			return storage.NewInternalError(err)
 		}
-		metrics.RecordListCacheMetrics(c.cfg.GroupResource, used, done.seen, done.matched)
+		items.Set(reflect.Append(items, reflect.ValueOf(obj).Elem()))
 	}
-	if done.more {
+	if p.more {
 		// The rest has not been looked at; remainingItemCount is about all that there is.
-		done.seen += sel.view.objects.Count(prefix, done.last+"\x00")
+		p.seen += sel.view.objects.Count(prefix, p.last+"\x00")
 	}
-	span.AddEvent("Filtered items", attribute.Int("count", done.matched))
-	token, remaining, err := storage.PrepareContinueToken(done.last, key, int64(sel.rev), int64(done.seen), done.more, opts)
+	span.AddEvent("Filtered items", attribute.Int("count", p.count))
+	token, remaining, err := storage.PrepareContinueToken(p.last, key, int64(sel.rev), int64(p.seen), p.more, opts)
 	if err != nil {
 		return err
 	}
@@ -353,22 +369,6 @@ func itemsOf(listObj runtime.Object) (reflect.Value, error) {
 		return reflect.Value{}, fmt.Errorf("need a pointer to slice, got %v", items.Kind())
 	}
 	return items, nil
-}
-
-// expect returns how many items a list will have, where that is cheap to know: a
-// slice that grows by doubling costs more than the items.
-func (c *Cache) expect(sel *selection, prefix string, opts storage.ListOptions, limit int64) int {
-	if !opts.Predicate.Empty() || !opts.Recursive {
-		return 0
-	}
-	n := sel.view.objects.Len()
-	if !sel.whole(prefix, c.cfg.ResourcePrefix) {
-		n = sel.view.objects.Count(prefix, sel.from)
-	}
-	if limit > 0 {
-		n = min(n, int(limit))
-	}
-	return n
 }
 
 // selectView waits until the cache can answer opts, and says with what. The cases are
@@ -450,14 +450,14 @@ func (c *Cache) keys(ctx context.Context) ([]string, error) {
 	return keys, nil
 }
 
-// digested is the cache as the consistency checker sees it. The checker looks at
+// namesOnly is the cache as the consistency checker sees it. The checker looks at
 // names and revisions only, so the objects it gets have nothing else: decoding the
 // whole resource every few minutes would cost what the cache saves.
-type digested struct{ *Cache }
+type namesOnly struct{ *Cache }
 
 // GetList fills listObj with all objects of the cache, whatever opts say: the checker
 // asks for nothing else.
-func (d digested) GetList(ctx context.Context, key string, _ storage.ListOptions, listObj runtime.Object) error {
+func (d namesOnly) GetList(ctx context.Context, key string, _ storage.ListOptions, listObj runtime.Object) error {
 	_, at, v, err := d.current()
 	if err != nil {
 		return err

@@ -43,7 +43,7 @@ func (c *Cache) follow(ctx context.Context) {
 		s := &source{cache: c, start: start, state: c.newState()}
 		err := s.run(ctx)
 		c.setNotReady(err)
-		s.state.release()
+		s.state.unbook()
 		if ctx.Err() != nil {
 			return
 		}

@@ -19,11 +19,18 @@ type view struct {
 	objects snapshot.View[*frame.Frame]
 	// byIndex has, for each of state.indexes, the same objects under indexKey.
 	byIndex []snapshot.View[*frame.Frame]
-	// bytes is the size of all objects, messages that of all as items of a list in protobuf,
-	// decorated the number of those that REST storage changes on their way to clients.
-	bytes     int64
-	messages  int
-	decorated int
+	// defaulted has those of objects that are DefaultedOnRead, under the same keys.
+	defaulted snapshot.View[*frame.Frame]
+	totals
+}
+
+// totals are sums over the objects of a state.
+type totals struct {
+	// bytes is the size of all objects, and defaultedBytes that of those DefaultedOnRead.
+	bytes, defaultedBytes int64
+	// messages is the size that those which are not DefaultedOnRead have as items of a list in
+	// protobuf.
+	messages int
 }
 
 // state is the resource as far as it has been followed. It has one writer, the
@@ -31,10 +38,9 @@ type view struct {
 type state struct {
 	objects *snapshot.Map[*frame.Frame]
 	indexes []index
-	// bytes, messages and decorated are as in view.
-	bytes     int64
-	messages  int
-	decorated int
+	// defaulted is nil for as long as there was no such object: most resources have none.
+	defaulted *snapshot.Map[*frame.Frame]
+	totals
 }
 
 // index orders objects by the value of a label or field.
@@ -76,6 +82,15 @@ func (s *state) set(f *frame.Frame) {
 	if existed {
 		s.count(prev, -1)
 	}
+	switch {
+	case f.DefaultedOnRead():
+		if s.defaulted == nil {
+			s.defaulted = snapshot.New[*frame.Frame]()
+		}
+		s.defaulted.Set(f.Key(), f)
+	case existed && prev.DefaultedOnRead():
+		s.defaulted.Delete(f.Key())
+	}
 	for _, i := range s.indexes {
 		if existed {
 			if old := i.value(prev); old != i.value(f) {
@@ -92,6 +107,9 @@ func (s *state) delete(key string) {
 		return
 	}
 	s.count(prev, -1)
+	if prev.DefaultedOnRead() {
+		s.defaulted.Delete(key)
+	}
 	for _, i := range s.indexes {
 		i.objects.Delete(indexKey(i.value(prev), key))
 	}
@@ -100,9 +118,10 @@ func (s *state) delete(key string) {
 // count takes an object in (sign 1) or out (-1).
 func (s *state) count(f *frame.Frame, sign int) {
 	s.book(int64(sign) * f.Size())
-	s.messages += sign * f.MessageSize()
-	if f.Decorated() {
-		s.decorated += sign
+	if f.DefaultedOnRead() {
+		s.defaultedBytes += int64(sign) * f.Size()
+	} else {
+		s.messages += sign * f.MessageSize()
 	}
 }
 
@@ -111,11 +130,14 @@ func (s *state) book(n int64) {
 	ledger.Process.Add(ledger.Frames, n)
 }
 
-// release gives back what is booked. The state must not be used again.
-func (s *state) release() { s.book(-s.bytes) }
+// unbook gives back what is booked. The state must not be used again.
+func (s *state) unbook() { s.book(-s.bytes) }
 
 func (s *state) freeze(rev uint64) view {
-	v := view{rev: rev, objects: s.objects.Freeze(), bytes: s.bytes, messages: s.messages, decorated: s.decorated}
+	v := view{rev: rev, objects: s.objects.Freeze(), totals: s.totals}
+	if s.defaulted != nil {
+		v.defaulted = s.defaulted.Freeze()
+	}
 	if len(s.indexes) > 0 {
 		v.byIndex = make([]snapshot.View[*frame.Frame], len(s.indexes))
 		for n, i := range s.indexes {

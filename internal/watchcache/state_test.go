@@ -6,6 +6,7 @@ package watchcache
 import (
 	"fmt"
 	"math/rand"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,18 +25,18 @@ import (
 // any changes.
 func TestStateCounts(t *testing.T) {
 	codec := frame.NewCodec(frame.Config{
-		Codec:     protobufCodec,
-		NewFunc:   newPod,
-		Attrs:     podAttrs,
-		Versioner: storage.APIObjectVersioner{},
-		Store:     frame.NewStore(0, &ledger.Ledger{}),
-		Decorated: func(obj runtime.Object) bool { return len(obj.(*example.Pod).Labels["k"])%3 == 0 },
+		Codec:           protobufCodec,
+		NewFunc:         newPod,
+		Attrs:           podAttrs,
+		Versioner:       storage.APIObjectVersioner{},
+		Store:           frame.NewStore(0, &ledger.Ledger{}),
+		DefaultedOnRead: func(obj runtime.Object) bool { return len(obj.(*example.Pod).Labels["k"])%3 == 0 },
 	})
 	seed := rand.Int63()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewSource(seed))
 	s := newState(nil)
-	defer s.release()
+	defer s.unbook()
 	for rev := uint64(1); rev <= 500; rev++ {
 		key := fmt.Sprintf("/things/%d", random.Intn(20))
 		if random.Intn(3) == 0 {
@@ -51,6 +52,7 @@ func TestStateCounts(t *testing.T) {
 		}
 		v := s.freeze(rev)
 		want := view{}
+		var defaulted []*frame.Frame
 		v.objects.Ascend("", "", func(_ string, f *frame.Frame) bool {
 			message, err := f.Message(examplev1.SchemeGroupVersion.String(), nil)
 			if err != nil {
@@ -62,15 +64,20 @@ func TestStateCounts(t *testing.T) {
 			}
 			// The length of the message's length follows from the size of a list of it alone.
 			list := examplev1.PodList{Items: []examplev1.Pod{item}}
-			want.messages += list.Size() - (&examplev1.PodList{}).Size()
 			want.bytes += f.Size()
-			if f.Decorated() {
-				want.decorated++
+			if f.DefaultedOnRead() {
+				want.defaultedBytes += f.Size()
+				defaulted = append(defaulted, f)
+			} else {
+				want.messages += list.Size() - (&examplev1.PodList{}).Size()
 			}
 			return true
 		})
-		if v.messages != want.messages || v.bytes != want.bytes || v.decorated != want.decorated {
-			t.Fatalf("at %d the view says %d, %d, %d, its objects %d, %d, %d", rev, v.messages, v.bytes, v.decorated, want.messages, want.bytes, want.decorated)
+		if v.totals != want.totals {
+			t.Fatalf("at %d the view says %+v, its objects %+v", rev, v.totals, want.totals)
+		}
+		if got := slices.Collect(v.defaulted.All()); !slices.Equal(got, defaulted) {
+			t.Fatalf("at %d the view has %d objects that are defaulted on read, want %d", rev, len(got), len(defaulted))
 		}
 	}
 }

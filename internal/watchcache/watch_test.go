@@ -396,7 +396,7 @@ func TestEventsAreShared(t *testing.T) {
 
 // TestDecodedInitialEvents is for resources whose REST storage changes what it reads.
 func TestDecodedInitialEvents(t *testing.T) {
-	s := newSubject(t, withIndexes, func(_ *storeOptions, c *Config) { c.Decorated = func(runtime.Object) bool { return true } })
+	s := newSubject(t, withIndexes, func(_ *storeOptions, c *Config) { c.DefaultedOnRead = func(runtime.Object) bool { return true } })
 	stored := s.put(t, pod("first"))
 	waitRevision(t, s.Cache, revision(t, stored.ResourceVersion))
 	w := s.follow(t, storage.ListOptions{ResourceVersion: "0"})

@@ -316,7 +316,7 @@ func (s *initialSender) sendFrame(f *frame.Frame) bool {
 // eventWith returns an event with a frame, or with the decoded object where the REST
 // storage has to see that: upstream's live events pass it as they are, the others not.
 func (w *watcher) eventWith(t watch.EventType, f *frame.Frame, decoded bool) (watch.Event, error) {
-	if !decoded || !f.Decorated() {
+	if !decoded || !f.DefaultedOnRead() {
 		return watch.Event{Type: t, Object: f}, nil
 	}
 	obj, err := f.Decode()

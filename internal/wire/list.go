@@ -6,8 +6,11 @@ package wire
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"math"
+
+	"github.com/fxamacker/cbor/v2"
 )
 
 // ErrNotSpliced means that an encoded list does not have the one place where its
@@ -33,8 +36,9 @@ const (
 const (
 	typeMetaTag = 0x0a // Unknown.typeMeta, a message
 	unknownRaw  = 0x12 // Unknown.raw, bytes
-	firstField  = 0x0a // a message's field 1: metadata of objects and of most lists
-	secondField = 0x12 // field 2: items of most lists
+	firstField  = 0x0a // a message's field 1: the metadata of an object
+	// lengthDelimited is the wire type of messages and bytes, the low bits of a tag.
+	lengthDelimited = 2
 )
 
 var (
@@ -42,88 +46,278 @@ var (
 	// unknownTail is what ends a runtime.Unknown: contentEncoding and contentType, both
 	// empty and always written.
 	unknownTail = []byte{0x1a, 0x00, 0x22, 0x00}
+	// selfDescribed is what Kubernetes begins CBOR with: the tag of self-described CBOR.
+	selfDescribed = []byte{0xd9, 0xd9, 0xf7}
 )
 
-// List is an encoded list without items, taken apart where its items go:
+// Place says where the items of a list are: Name is the field in JSON, YAML and CBOR,
+// Number the one in protobuf.
+type Place struct {
+	Name   string
+	Number byte
+}
+
+// The places where lists have their items.
+var (
+	ItemsOfList = Place{Name: "items", Number: 2}
+	RowsOfTable = Place{Name: "rows", Number: 2}
+	// ItemsFirst is that of PartialObjectMetadataList in meta.k8s.io/v1beta1.
+	ItemsFirst = Place{Name: "items", Number: 1}
+)
+
+// List is an encoded list, taken apart where its items go:
 //
 //	Head, then Before and an item for each, then Tail
 //
 // An item stands in it as its format wants it: JSON, indented to where it belongs for
 // ListPretty; the lines of a YAML sequence; a protobuf message; CBOR.
 type List struct {
+	// Items are those that the list had already, as they stood in it.
+	Items [][]byte
+
 	format ListFormat
 	// head and tail are what stands before the items and after them, as far as that does
-	// not depend on them.
+	// not depend on them. In protobuf they are those of the list's message.
 	head, tail []byte
-	// raw is, in protobuf, the list message without items, and itemTag the tag of an item.
-	raw     []byte
+	// typ is, in protobuf, what names the list's type, and itemTag the tag of an item.
+	typ     []byte
 	itemTag byte
 }
 
-// SplitList takes an encoded list without items apart. field is the name of its items:
-// "items", or "rows" for a Table. The result refers to list. It returns ErrNotSpliced if
-// there is not exactly one place for items.
-func SplitList(format ListFormat, field string, list []byte) (*List, error) {
+// SplitList takes an encoded list apart. The result refers to list. It returns
+// ErrNotSpliced if there is not exactly one place for items.
+func SplitList(format ListFormat, place Place, list []byte) (*List, error) {
+	l := &List{format: format}
+	ok := false
 	switch format {
-	case ListJSON:
-		return splitAt(format, list, `"`+field+`":`, "[]", "null")
-	case ListPretty:
-		return splitAt(format, list, "\n  \""+field+`": `, "[]", "null")
+	case ListJSON, ListPretty:
+		ok = l.splitJSON(place.Name, list)
 	case ListYAML:
-		// A key of the top level begins its line, which may be the first.
-		l, err := splitAt(format, append([]byte("\n"), list...), "\n"+field+":", " []\n", " null\n")
-		if err == nil {
-			l.head = l.head[1:]
-		}
-		return l, err
+		ok = l.splitYAML(place.Name, list)
 	case ListProtobuf:
-		return splitProtobuf(list)
+		ok = l.splitProtobuf(place.Number, list)
 	case ListCBOR:
-		if len(field) >= 24 {
-			return nil, ErrNotSpliced // its length would not fit the initial byte
-		}
-		return splitAt(format, list, string(rune(0x40|len(field)))+field, "\x80", "\xf6")
-	default:
-		return nil, ErrNotSpliced
+		ok = l.splitCBOR(place.Name, list)
 	}
-}
-
-// splitAt takes list apart at the one place where key stands before one of the ways to
-// write that there are no items.
-func splitAt(format ListFormat, list []byte, key string, nothing ...string) (*List, error) {
-	var found *List
-	for _, n := range nothing {
-		before, after, ok := bytes.Cut(list, []byte(key+n))
-		if !ok {
-			continue
-		}
-		if found != nil || bytes.Contains(after, []byte(key+n)) {
-			return nil, ErrNotSpliced
-		}
-		found = &List{format: format, head: list[:len(before)+len(key)], tail: after}
-	}
-	if found == nil {
-		return nil, ErrNotSpliced
-	}
-	return found, nil
-}
-
-func splitProtobuf(list []byte) (*List, error) {
-	meta, raw, ok := cutUnknown(list)
-	if !ok || len(raw) == 0 {
-		return nil, ErrNotSpliced
-	}
-	l := &List{format: ListProtobuf, head: meta, raw: raw}
-	switch raw[0] {
-	case firstField:
-		l.itemTag = secondField
-	case secondField:
-		// PartialObjectMetadataList of meta.k8s.io/v1beta1 has its items first.
-		l.itemTag = firstField
-	default:
+	if !ok {
 		return nil, ErrNotSpliced
 	}
 	return l, nil
+}
+
+// splitJSON takes apart an object at the one field of that name.
+func (l *List) splitJSON(name string, list []byte) bool {
+	d := json.NewDecoder(bytes.NewReader(list))
+	// next returns where in list the next value is.
+	next := func() (start, end int, ok bool) {
+		var value json.RawMessage
+		if d.Decode(&value) != nil {
+			return 0, 0, false
+		}
+		end = int(d.InputOffset())
+		return end - len(value), end, true
+	}
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return false
+	}
+	start, end := -1, -1
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return false
+		}
+		from, to, ok := next()
+		if !ok || key == name && start >= 0 {
+			return false
+		}
+		if key == name {
+			start, end = from, to
+		}
+	}
+	if _, err := d.Token(); err != nil || start < 0 {
+		return false
+	}
+	l.head, l.tail = list[:start:start], list[end:]
+	array := list[start:end]
+	if string(array) == "null" {
+		return true
+	}
+	d = json.NewDecoder(bytes.NewReader(array))
+	if t, err := d.Token(); err != nil || t != json.Delim('[') {
+		return false
+	}
+	for d.More() {
+		from, to, ok := next()
+		if !ok {
+			return false
+		}
+		l.Items = append(l.Items, array[from:to:to])
+	}
+	return true
+}
+
+// splitYAML takes apart a mapping at the one field of that name. A line that begins with
+// something else than a space is of the mapping itself, or begins an item of a sequence.
+func (l *List) splitYAML(name string, list []byte) bool {
+	key := name + ":"
+	var rest []byte
+	for from := 0; from < len(list); {
+		line, _, _ := bytes.Cut(list[from:], []byte("\n"))
+		if bytes.HasPrefix(line, []byte(key)) {
+			if l.head != nil {
+				return false
+			}
+			end := from + len(key)
+			l.head, rest = list[:end:end], list[end:]
+		}
+		from += len(line) + 1
+	}
+	for _, nothing := range [...]string{" []\n", " null\n"} {
+		if tail, ok := bytes.CutPrefix(rest, []byte(nothing)); ok {
+			l.tail = tail
+			return true
+		}
+	}
+	rest, ok := bytes.CutPrefix(rest, []byte("\n"))
+	if !ok || !bytes.HasPrefix(rest, []byte("- ")) {
+		return false
+	}
+	begun, at := 0, 0
+	for at < len(rest) {
+		if at > 0 && rest[at] != ' ' && rest[at] != '\n' {
+			l.Items = append(l.Items, rest[begun:at:at])
+			if begun = at; rest[at] != '-' {
+				break
+			}
+		}
+		line, _, _ := bytes.Cut(rest[at:], []byte("\n"))
+		at = min(at+len(line)+1, len(rest))
+	}
+	if at == len(rest) {
+		l.Items = append(l.Items, rest[begun:])
+	}
+	l.tail = rest[at:]
+	return true
+}
+
+// splitProtobuf takes apart a message whose fields stand in the order of their numbers.
+func (l *List) splitProtobuf(number byte, list []byte) bool {
+	typ, raw, ok := cutUnknown(list)
+	if !ok || len(raw) == 0 {
+		return false
+	}
+	l.typ, l.itemTag = typ, number<<3|lengthDelimited
+	begun, end := 0, 0
+	for at := 0; at < len(raw); {
+		tag := raw[at]
+		value, rest, ok := cutField(raw[at:], tag)
+		if !ok || tag&7 != lengthDelimited || tag < firstField {
+			return false
+		}
+		next := len(raw) - len(rest)
+		switch {
+		case tag < l.itemTag:
+			begun, end = next, next
+			if len(l.Items) > 0 {
+				return false
+			}
+		case tag == l.itemTag:
+			if at != end {
+				return false
+			}
+			l.Items = append(l.Items, value)
+			end = next
+		}
+		at = next
+	}
+	l.head, l.tail = raw[:begun:begun], raw[end:]
+	return true
+}
+
+// cborItems tells where the items of CBOR end, of whatever number and depth.
+var cborItems = func() cbor.DecMode {
+	mode, err := cbor.DecOptions{
+		MaxNestedLevels: math.MaxUint16, MaxArrayElements: math.MaxInt32, MaxMapPairs: math.MaxInt32,
+	}.DecMode()
+	if err != nil {
+		panic(err) // these options are constant
+	}
+	return mode
+}()
+
+// splitCBOR takes apart a map at the one field of that name.
+func (l *List) splitCBOR(name string, list []byte) bool {
+	const array, null = 4, 0xf6
+	pairs, rest, ok := cutCBORHeader(5, bytes.TrimPrefix(list, selfDescribed))
+	if !ok {
+		return false
+	}
+	key := append([]byte{0x40 | byte(len(name))}, name...) // a byte string, of which Kubernetes makes keys
+	var before, value []byte
+	for range pairs {
+		var k, v cbor.RawMessage
+		at := rest
+		if rest, ok = cutCBORItem(rest, &k); !ok {
+			return false
+		}
+		if rest, ok = cutCBORItem(rest, &v); !ok {
+			return false
+		}
+		if !bytes.Equal(k, key) {
+			continue
+		}
+		if l.head != nil {
+			return false
+		}
+		before, value = at, at[len(k):len(k)+len(v)]
+		start := len(list) - len(before) + len(k)
+		l.head, l.tail = list[:start:start], list[start+len(v):]
+	}
+	if l.head == nil || len(rest) > 0 {
+		return false
+	}
+	if value[0] == null {
+		return true
+	}
+	count, rest, ok := cutCBORHeader(array, value)
+	if !ok {
+		return false
+	}
+	for range count {
+		var item cbor.RawMessage
+		if rest, ok = cutCBORItem(rest, &item); !ok {
+			return false
+		}
+		l.Items = append(l.Items, item)
+	}
+	return true
+}
+
+// cutCBORItem cuts one item off.
+func cutCBORItem(data []byte, item *cbor.RawMessage) (rest []byte, ok bool) {
+	rest, err := cborItems.UnmarshalFirst(data, item)
+	return rest, err == nil
+}
+
+// cutCBORHeader cuts the header of a map or an array off, and returns how many pairs or
+// items follow. Those of unknown length are refused.
+func cutCBORHeader(major byte, data []byte) (n int, rest []byte, ok bool) {
+	if len(data) == 0 || data[0]>>5 != major {
+		return 0, nil, false
+	}
+	small := data[0] & 0x1f
+	data = data[1:]
+	if small < 24 {
+		return int(small), data, true
+	}
+	size := 1 << (small - 24)
+	if small > 26 || len(data) < size {
+		return 0, nil, false
+	}
+	for _, b := range data[:size] {
+		n = n<<8 | int(b)
+	}
+	return n, data[size:], true
 }
 
 // Head returns what stands before the items of a list that has any. count is their
@@ -136,17 +330,14 @@ func (l *List) Head(count, size int) []byte {
 	case ListYAML:
 		return append(bytes.Clone(l.head), '\n')
 	case ListProtobuf:
-		head := make([]byte, 0, len(magic)+len(l.head)+len(l.raw)+4+2*binary.MaxVarintLen64)
+		head := make([]byte, 0, len(magic)+len(l.typ)+len(l.head)+4+2*binary.MaxVarintLen64)
 		head = append(head, magic...)
 		head = append(head, typeMetaTag)
-		head = binary.AppendUvarint(head, uint64(len(l.head)))
-		head = append(head, l.head...)
+		head = binary.AppendUvarint(head, uint64(len(l.typ)))
+		head = append(head, l.typ...)
 		head = append(head, unknownRaw)
-		head = binary.AppendUvarint(head, uint64(len(l.raw)+size))
-		if l.itemTag == secondField {
-			head = append(head, l.raw...)
-		}
-		return head
+		head = binary.AppendUvarint(head, uint64(len(l.head)+size+len(l.tail)))
+		return append(head, l.head...)
 	case ListCBOR:
 		return appendCBORArray(bytes.Clone(l.head), count)
 	default:
@@ -184,10 +375,7 @@ func (l *List) Tail() []byte {
 	case ListPretty:
 		return append([]byte("\n  ]"), l.tail...)
 	case ListProtobuf:
-		if l.itemTag == firstField {
-			return append(bytes.Clone(l.raw), unknownTail...)
-		}
-		return unknownTail
+		return append(bytes.Clone(l.tail), unknownTail...)
 	default:
 		return l.tail
 	}
@@ -199,6 +387,11 @@ const (
 	PrettyPrefix = "    "
 	PrettyIndent = "  "
 )
+
+// CompleteCBOR tells whether a list in CBOR is all there.
+func CompleteCBOR(list []byte) bool {
+	return cborItems.Wellformed(bytes.TrimPrefix(list, selfDescribed)) == nil
+}
 
 // appendCBORArray appends the header of an array of n items.
 func appendCBORArray(dst []byte, n int) []byte {

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -51,11 +52,14 @@ func lists() []*corev1.ConfigMapList {
 }
 
 // splice puts a list together from its parts.
-func splice(t *testing.T, format wire.ListFormat, field string, empty []byte, items [][]byte) []byte {
+func splice(t *testing.T, format wire.ListFormat, place wire.Place, empty []byte, items [][]byte) []byte {
 	t.Helper()
-	list, err := wire.SplitList(format, field, empty)
+	list, err := wire.SplitList(format, place, empty)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(list.Items) > 0 {
+		t.Errorf("a list without items has %q", list.Items)
 	}
 	if len(items) == 0 {
 		return empty
@@ -68,7 +72,19 @@ func splice(t *testing.T, format wire.ListFormat, field string, empty []byte, it
 	for i, item := range items {
 		got = append(list.AppendBefore(got, i == 0, len(item)), item...)
 	}
-	return append(got, list.Tail()...)
+	got = append(got, list.Tail()...)
+	// The whole list gives back the same items, and can be put together from them again.
+	again, err := wire.SplitList(format, place, got)
+	if err != nil {
+		t.Fatalf("the whole list: %v", err)
+	}
+	if !slices.EqualFunc(items, again.Items, bytes.Equal) {
+		t.Errorf("of the whole list the items are %.100q, want %.100q", again.Items, items)
+	}
+	if !bytes.Equal(again.Head(len(items), size), list.Head(len(items), size)) || !bytes.Equal(again.Tail(), list.Tail()) {
+		t.Errorf("of the whole list head and tail are %q and %q, want %q and %q", again.Head(len(items), size), again.Tail(), list.Head(len(items), size), list.Tail())
+	}
+	return got
 }
 
 // TestSplice puts items that were encoded alone into a list that was encoded without,
@@ -125,7 +141,7 @@ func TestSplice(t *testing.T) {
 			if len(list.Items) == 0 {
 				c.want = c.empty
 			}
-			if got := splice(t, c.format, "items", c.empty, c.items); !bytes.Equal(got, c.want) {
+			if got := splice(t, c.format, wire.ItemsOfList, c.empty, c.items); !bytes.Equal(got, c.want) {
 				t.Errorf("%d items in %s: %d bytes, want %d", len(list.Items), name, len(got), len(c.want))
 			}
 		}
@@ -157,7 +173,7 @@ func TestSpliceItemsFirst(t *testing.T) {
 		}
 		items = append(items, message)
 	}
-	if got, want := splice(t, wire.ListProtobuf, "items", empty, items), protobufOf(t, list); !bytes.Equal(got, want) {
+	if got, want := splice(t, wire.ListProtobuf, wire.ItemsFirst, empty, items), protobufOf(t, list); !bytes.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -198,7 +214,7 @@ func TestSpliceCBOR(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := splice(t, wire.ListCBOR, "items", empty, items); !bytes.Equal(got, encoded) {
+		if got := splice(t, wire.ListCBOR, wire.ItemsOfList, empty, items); !bytes.Equal(got, encoded) {
 			t.Errorf("%d items: %d bytes, want %d", n, len(got), len(encoded))
 		}
 	}
@@ -208,17 +224,18 @@ func TestSpliceCBOR(t *testing.T) {
 func TestNotSpliced(t *testing.T) {
 	for _, format := range []wire.ListFormat{wire.ListJSON, wire.ListPretty, wire.ListYAML, wire.ListCBOR, 200} {
 		for _, list := range []string{
-			"", "{}", `{"kind":"Table","rows":[]}`, `{"items":[{}]}`, `{"a":{"items":[]},"items":[]}`,
-			"{\n  \"a\": {\n    \"items\": []\n  }\n}\n", "a:\n  items: []\n", "\x45items",
+			"", "{}", `{"kind":"Table","rows":[]}`, `{"items":{}}`, `{"items":[],"items":[]}`, `{"items":[]`,
+			"{\n  \"a\": {\n    \"items\": []\n  }\n}\n", "a:\n  items: []\n", "items: []\nitems: []\n", "items: x\n", "\x45items",
+			"\xa1\x45items\x81", "\xa1\x45items\x9f\xff", "\xa2\x45items\x80\x45items\x80", "\xa1\x45items\x00",
 		} {
-			if _, err := wire.SplitList(format, "items", []byte(list)); !errors.Is(err, wire.ErrNotSpliced) {
+			if _, err := wire.SplitList(format, wire.ItemsOfList, []byte(list)); !errors.Is(err, wire.ErrNotSpliced) {
 				t.Errorf("format %d, %q: %v", format, list, err)
 			}
 		}
 	}
 	whole := encodeAs(t, runtime.ContentTypeProtobuf, &corev1.ConfigMapList{})
 	for n := range len(whole) {
-		if _, err := wire.SplitList(wire.ListProtobuf, "items", whole[:n]); !errors.Is(err, wire.ErrNotSpliced) {
+		if _, err := wire.SplitList(wire.ListProtobuf, wire.ItemsOfList, whole[:n]); !errors.Is(err, wire.ErrNotSpliced) {
 			t.Errorf("the first %d of %d bytes: %v", n, len(whole), err)
 		}
 		if _, ok := wire.ProtobufBody(whole[:n]); ok {

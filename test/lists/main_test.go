@@ -49,15 +49,18 @@ func start(t testing.TB, flags ...string) *pair {
 // TestLists has all tests share one pair of servers, and goes from those that leave the
 // data alone to those that write.
 func TestLists(t *testing.T) {
-	p := start(t, "--runtime-config=api/all=true", "--request-timeout=10m")
+	p := start(t, append(audited(t), "--runtime-config=api/all=true", "--request-timeout=10m")...)
 	p.fill(t)
 
 	t.Run("Metrics", p.testMetrics) // first, while there are few of them
 	t.Run("Same", p.testSame)
 	t.Run("Slow", p.testSlow)
 	t.Run("Left", p.testLeft)
+	t.Run("Accounts", p.testAccounts)
+	t.Run("Unwritable", p.testUnwritable)
 	t.Run("Compacted", p.testCompacted)
 	t.Run("Old", p.testOld)
+	t.Run("Defaulted", p.testDefaulted)
 }
 
 // revision returns the revision that etcd is at.

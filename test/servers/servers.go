@@ -73,6 +73,8 @@ type Server struct {
 	Name string
 	// URL is where it serves, over TLS, with a certificate of its own making.
 	URL string
+	// Dir is the directory that the process runs in.
+	Dir string
 
 	t            testing.TB
 	http2, http1 *http.Client
@@ -110,7 +112,7 @@ func Start(t testing.TB, name, etcd string, args ...string) *Server {
 		t.Fatal(err)
 	}
 	s := &Server{
-		Name: name, URL: "https://127.0.0.1:" + port, t: t, log: &buffer{}, ended: make(chan struct{}),
+		Name: name, URL: "https://127.0.0.1:" + port, Dir: dir, t: t, log: &buffer{}, ended: make(chan struct{}),
 		http2: &http.Client{Transport: NewTransport()}, http1: &http.Client{Transport: NewTransportHTTP1()},
 	}
 	command := exec.Command(binary, append([]string{

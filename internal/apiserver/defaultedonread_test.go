@@ -15,9 +15,9 @@ import (
 	"testing"
 )
 
-// TestDecorated holds decorated against upstream's registries: whoever
-// assigns a Decorator to its store changes what it reads.
-func TestDecorated(t *testing.T) {
+// TestDefaultedOnRead holds defaultedOnRead against upstream's registries: whoever assigns a
+// Decorator to its store changes what it reads.
+func TestDefaultedOnRead(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes").Output()
 	if err != nil {
 		t.Fatalf("looking for the source of k8s.io/kubernetes: %v", err)
@@ -56,12 +56,12 @@ func TestDecorated(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ours []string
-	for resource := range decorated {
+	for resource := range defaultedOnRead {
 		ours = append(ours, resource.Resource)
 	}
 	slices.Sort(ours)
 	slices.Sort(upstream)
 	if !slices.Equal(ours, upstream) {
-		t.Errorf("decorated has %v, upstream decorates %v", ours, upstream)
+		t.Errorf("defaultedOnRead has %v, upstream decorates %v", ours, upstream)
 	}
 }
