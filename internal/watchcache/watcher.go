@@ -132,7 +132,7 @@ func (w *watcher) Deliver(ch *change) bool {
 		event = watch.Event{Type: watch.Added, Object: ch.cur}
 	case was:
 		last := ch.last.Load()
-		if last == nil || ch.cur != nil && last.Decorated() {
+		if last == nil || ch.cur != nil && last.DefaultedOnRead() {
 			return false // it has to be encoded first, or decoded
 		}
 		event = watch.Event{Type: watch.Deleted, Object: last}
@@ -228,7 +228,7 @@ func (w *watcher) sendInitial() (bool, error) {
 	}
 	selection := w.initial
 	w.initial = nil
-	s := initialSender{watcher: w, all: selection.whole(w.match.prefix, w.cache.cfg.ResourcePrefix) && w.match.everything()}
+	s := initialSender{watcher: w, all: selection.whole(w.match.prefix, w.cache.cfg.ResourcePrefix) && w.match.wantsAll()}
 	selection.ascend(w.match.prefix, w.recursive(), s.send)
 	if s.narrow {
 		// The state itself must not be kept alive for objects that are others'.
