@@ -70,8 +70,24 @@ func (builtIn) Internal(obj runtime.Object) (runtime.Object, error) {
 	return nil, runtime.NewNotRegisteredErrForKind("built-in", kind)
 }
 
+// Encoder implements frame.Types and liststream.Types with the encoder of the server that has the version
+// among its built-in types.
+func (builtIn) Encoder(format wire.Format, gv schema.GroupVersion) runtime.Encoder {
+	mediaType := map[wire.Format]string{wire.JSON: runtime.ContentTypeJSON, wire.Protobuf: runtime.ContentTypeProtobuf}[format]
+	for _, s := range schemes {
+		if !s.IsVersionRegistered(gv) {
+			continue
+		}
+		if info, ok := runtime.SerializerInfoForMediaType(s.codecs.SupportedMediaTypes(), mediaType); ok {
+			return s.codecs.EncoderForVersion(info.Serializer, gv)
+		}
+	}
+	return nil
+}
+
 // types is what liststream asks of the assembled servers.
 type types struct {
+	builtIn
 	caches  *watchcache.Caches
 	printed liststream.Table
 	// columns are what has been read of definitions: name → *columns.
@@ -87,21 +103,6 @@ func newTypes(caches *watchcache.Caches) *types {
 			TableGenerator: printers.NewTableGenerator().With(printersinternal.AddHandlers),
 		},
 	}}
-}
-
-// Encoder implements liststream.Types with the encoder of the server that has the version
-// among its built-in types.
-func (*types) Encoder(format wire.Format, gv schema.GroupVersion) runtime.Encoder {
-	mediaType := map[wire.Format]string{wire.JSON: runtime.ContentTypeJSON, wire.Protobuf: runtime.ContentTypeProtobuf}[format]
-	for _, s := range schemes {
-		if !s.IsVersionRegistered(gv) {
-			continue
-		}
-		if info, ok := runtime.SerializerInfoForMediaType(s.codecs.SupportedMediaTypes(), mediaType); ok {
-			return s.codecs.EncoderForVersion(info.Serializer, gv)
-		}
-	}
-	return nil
 }
 
 // Convert implements liststream.Types.

@@ -14,8 +14,10 @@ import (
 	"sync/atomic"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
@@ -33,6 +35,11 @@ type Frame struct {
 	rev uint64
 	attrs
 	primary encoded
+	// exact is what Decode reads where the primary encoding does not give the object back as
+	// it was: CBOR of a custom resource; JSON or protobuf of the stored version of a built-in
+	// type. It is nil for nearly all objects. JSON in the stored version is then made by
+	// decoding, too; other encodings are the same from either.
+	exact *[]byte
 	// decorated: see Config.Decorated.
 	decorated bool
 	// ownMetadata says that the metadata in the primary encoding are those of the object:
@@ -170,14 +177,26 @@ func (f *Frame) Identity() *metav1.PartialObjectMetadata {
 // Decode returns the object as the storage codec decodes it: a new one, the
 // caller's own.
 func (f *Frame) Decode() (runtime.Object, error) {
-	obj, err := f.decodeMessage()
-	if err == nil && (obj == nil || reflect.TypeOf(obj) != f.codec.decoded) {
-		obj, err = f.codec.decode(f.primary.object())
-	}
+	obj, err := f.decodeKept()
 	if err != nil {
 		return nil, fmt.Errorf("decoding the cached %s at revision %d: %w", f.key, f.rev, err)
 	}
 	return obj, nil
+}
+
+func (f *Frame) decodeKept() (runtime.Object, error) {
+	switch {
+	case f.exact != nil && f.codec.custom:
+		u := &unstructured.Unstructured{}
+		return u, direct.Unmarshal(*f.exact, &u.Object)
+	case f.exact != nil:
+		return f.codec.decode(*f.exact)
+	}
+	obj, err := f.decodeMessage()
+	if err == nil && (obj == nil || reflect.TypeOf(obj) != f.codec.decoded) {
+		obj, err = f.codec.decode(f.primary.object())
+	}
+	return obj, err
 }
 
 // decodeMessage does what the storage codec does, but for the copy that it makes of what
@@ -266,7 +285,7 @@ func (f *Frame) as(format wire.Format, apiVersion string, encoder runtime.Encode
 // what is kept in protobuf.
 func (f *Frame) transcode(format wire.Format, apiVersion string) (encoded, bool) {
 	body, ok := f.primary.body()
-	if !ok || f.typ.json == nil || format != wire.JSON || apiVersion != f.typ.apiVersion {
+	if !ok || f.exact != nil || f.typ.json == nil || format != wire.JSON || apiVersion != f.typ.apiVersion {
 		return encoded{}, false
 	}
 	buf := scratch.Get().(*bytes.Buffer)
