@@ -8,10 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -21,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/weir-project/weir/internal/ledger"
 	"github.com/weir-project/weir/internal/transcode"
 	"github.com/weir-project/weir/internal/wire"
 )
@@ -64,33 +68,36 @@ type objectType struct {
 	json *transcode.Object
 }
 
-// encoded is an encoded object with the ADDED event round it, because that is how
-// it is sent most: initial events then need no copy. Where there is no envelope for
-// the format, it is the bytes of the whole answer, whatever it is.
+// encoded is what is kept of one encoding: an encoded object with the ADDED event round it,
+// because that is how it is sent most: initial events then need no copy. Where there is no
+// envelope for the format, it is whatever was encoded: an object, a row or a whole event.
 type encoded struct {
-	format wire.Format
-	// message is where the protobuf message begins in event, 0 if there is none known. It
-	// is kept so that objects can be measured without being touched: they are cold.
-	message int
-	offset  int
-	event   []byte
+	data []byte
+	// offset is where in data the object begins.
+	offset uint32
+	// message is where in data the protobuf message begins, 0 if there is none known. With
+	// it, len(data) says how long the message is, without data being read.
+	message uint32
+	format  wire.Format
 }
 
 var added = string(watch.Added)
 
-// enclose puts an ADDED event round object. A JSON object may end in a newline.
+// enclose puts an ADDED event round object. A JSON object may end in a newline. The capacity
+// of what it returns is what the heap has given for it.
 func enclose(f wire.Format, object []byte) encoded {
 	if f == wire.Other {
-		return encoded{event: bytes.Clone(object)}
+		return encoded{data: append([]byte(nil), object...)}
 	}
 	if f == wire.JSON {
 		object = bytes.TrimSuffix(object, []byte("\n"))
 	}
 	total, offset := wire.EventSize(f, added, len(object))
-	e := encoded{format: f, offset: offset, event: wire.AppendEvent(make([]byte, 0, total), f, added, object)}
+	data := wire.AppendEvent(slices.Grow([]byte(nil), total), f, added, object)
+	e := encoded{format: f, offset: uint32(offset), data: data}
 	if f == wire.Protobuf {
 		if start, ok := wire.ProtobufBody(object); ok {
-			e.message = offset + start
+			e.message = uint32(offset + start)
 		}
 	}
 	return e
@@ -101,22 +108,22 @@ func (e encoded) body() ([]byte, bool) {
 	if e.message == 0 {
 		return nil, false
 	}
-	return e.event[e.message : len(e.event)-wire.ProtobufTail], true
+	return e.data[e.message : len(e.data)-wire.ProtobufTail], true
 }
 
 // object returns the encoded object alone. The caller must not change it.
 func (e encoded) object() []byte {
 	if e.format == wire.JSON {
-		return e.event[e.offset : len(e.event)-len("}\n")]
+		return e.data[e.offset : len(e.data)-len("}\n")]
 	}
-	return e.event[e.offset:]
+	return e.data[e.offset:]
 }
 
 // writeEvent writes an event of the given type with one Write: a framer below
 // counts and delimits by Writes.
 func (e encoded) writeEvent(eventType string, w io.Writer) error {
 	if eventType == added || e.format == wire.Other {
-		_, err := w.Write(e.event)
+		_, err := w.Write(e.data)
 		return err
 	}
 	buf := scratch.Get().(*bytes.Buffer)
@@ -154,13 +161,18 @@ func (f *Frame) Labels() *Labels { return (*Labels)(f) }
 // Fields returns a view of the object's selectable fields.
 func (f *Frame) Fields() *Fields { return (*Fields)(f) }
 
-// overhead is what a Frame costs beside its strings and bytes, roughly: itself and
-// its places in the ordered map.
-const overhead = 200
+// places is what the places of a frame in ordered maps cost, about: BenchmarkMemory of package
+// snapshot has what one place is.
+const places = 56
 
-// Size returns the bytes that the frame keeps alive, without derived encodings.
+// Size returns how many bytes of the heap the frame keeps, without derived encodings.
 func (f *Frame) Size() int64 {
-	return int64(overhead + len(f.key) + len(f.packed) + len(f.primary.event))
+	const itself = int(unsafe.Sizeof(Frame{}))
+	n := ledger.Heap(itself) + ledger.Heap(len(f.key)) + ledger.Heap(len(f.packed)) + int64(cap(f.primary.data)) + places
+	if f.exact != nil {
+		n += ledger.Heap(int(unsafe.Sizeof(*f.exact))) + int64(cap(*f.exact))
+	}
+	return n
 }
 
 // Identity returns an object that has the namespace and the UID of the frame's, for
@@ -336,10 +348,10 @@ func (f *Frame) hasOwnMetadata(obj runtime.Object) bool {
 // for the moment only (it says how old something is) is perishable. The caller must not
 // change the bytes.
 func (f *Frame) Derive(id runtime.Identifier, perishable bool, build func(*Frame, io.Writer) error) ([]byte, error) {
-	e, err := f.codec.store.get(f, encoding{id, wire.Other, perishable}, func() (encoded, error) {
+	e, err := f.codec.store.get(f, encoding{id: id, perishable: perishable}, func() (encoded, error) {
 		return f.gather(wire.Other, func(w io.Writer) error { return build(f, w) })
 	})
-	return e.event, err
+	return e.data, err
 }
 
 // CacheEncode implements runtime.CacheableObject. A watch event is written from
@@ -355,7 +367,11 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 		// upstream's encoder that they have been sent.
 		return f.encode(encode, w)
 	case v.envelope == wire.Other:
-		e, err := f.codec.store.get(f, encoding{id, wire.Other, v.table}, func() (encoded, error) {
+		name := encoding{id: id, perishable: v.table}
+		if v.shuffled {
+			name.variant = uint8(rand.IntN(variety))
+		}
+		e, err := f.codec.store.get(f, name, func() (encoded, error) {
 			return f.build(wire.Other, encode)
 		})
 		if err != nil {
@@ -363,7 +379,7 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 		}
 		return e.writeEvent(v.eventType, w)
 	default:
-		e, err := f.codec.store.get(f, encoding{v.object, v.envelope, v.table}, func() (encoded, error) {
+		e, err := f.codec.store.get(f, encoding{id: v.object, envelope: v.envelope, perishable: v.table}, func() (encoded, error) {
 			if v.plain {
 				if e, ok := f.transcode(v.objectFormat, v.apiVersion); ok {
 					return e, nil
