@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"reflect"
 	"sync"
 
@@ -16,7 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/storage"
 
@@ -85,7 +85,7 @@ func (e encoding) marshal(v any, w io.Writer) error {
 	case inJSON:
 		return json.NewEncoder(trimmed{w}).Encode(v) // spares the copy that json.Marshal returns
 	case inCBOR:
-		data, err = direct.Marshal(v)
+		return marshalCBOR(v, w)
 	case inProtobuf:
 		message, ok := v.(interface{ Marshal() ([]byte, error) })
 		if !ok {
@@ -122,8 +122,8 @@ func (a *Answer) objects(e encoding, version schema.GroupVersion) itemFunc {
 	case inCBOR:
 		id := runtime.Identifier("list item, cbor, " + apiVersion)
 		build := func(obj runtime.Object, w io.Writer) error {
-			if u, ok := obj.(runtime.Unstructured); ok {
-				return e.marshal(u.UnstructuredContent(), w)
+			if _, ok := obj.(runtime.Unstructured); ok {
+				return e.marshal(obj, w)
 			}
 			obj, err := a.types.Convert(obj, version)
 			if err != nil {
@@ -133,7 +133,7 @@ func (a *Answer) objects(e encoding, version schema.GroupVersion) itemFunc {
 			obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 			return e.marshal(obj, w)
 		}
-		return derived(id, false, build)
+		return derived(e, id, false, build)
 	default:
 		encoder := a.types.Encoder(wire.JSON, version)
 		var prefix []byte
@@ -153,8 +153,8 @@ func (a *Answer) objects(e encoding, version schema.GroupVersion) itemFunc {
 }
 
 // derived returns what build makes of each object, which it may change.
-func derived(id runtime.Identifier, perishable bool, build func(runtime.Object, io.Writer) error) itemFunc {
-	return derivedFrom(id, perishable, func(f *frame.Frame, w io.Writer) error {
+func derived(e encoding, id runtime.Identifier, perishable bool, build func(runtime.Object, io.Writer) error) itemFunc {
+	return derivedFrom(e, id, perishable, func(f *frame.Frame, w io.Writer) error {
 		obj, err := f.Decode()
 		if err != nil {
 			return err
@@ -163,9 +163,10 @@ func derived(id runtime.Identifier, perishable bool, build func(runtime.Object, 
 	})
 }
 
-func derivedFrom(id runtime.Identifier, perishable bool, build func(*frame.Frame, io.Writer) error) itemFunc {
+func derivedFrom(e encoding, id runtime.Identifier, perishable bool, build func(*frame.Frame, io.Writer) error) itemFunc {
+	ids := e.variants(id)
 	return func(f *frame.Frame) ([]byte, []byte, error) {
-		data, err := f.Derive(id, perishable, build)
+		data, err := f.Derive(ids[rand.IntN(len(ids))], perishable, build)
 		return nil, data, err
 	}
 }
@@ -174,7 +175,7 @@ func derivedFrom(id runtime.Identifier, perishable bool, build func(*frame.Frame
 // k8s.io/apiserver/pkg/endpoints/handlers/response.go.
 func (a *Answer) metadata(e encoding, version schema.GroupVersion) itemFunc {
 	kind := version.WithKind("PartialObjectMetadata")
-	made := derivedFrom(runtime.Identifier(fmt.Sprintf("list item, %s, %s", e, kind)), false, func(f *frame.Frame, w io.Writer) error {
+	made := derivedFrom(e, runtime.Identifier(fmt.Sprintf("list item, %s, %s", e, kind)), false, func(f *frame.Frame, w io.Writer) error {
 		if e == inJSON {
 			p := partials.Get().(*partialJSON)
 			defer partials.Put(p)
@@ -253,8 +254,8 @@ const holdFrom = 4 << 20
 // rows returns the objects as rows of a Table with the given columns; see asTable in
 // k8s.io/apiserver/pkg/endpoints/handlers/response.go.
 func (a *Answer) rows(e encoding, version schema.GroupVersion, columns []metav1.TableColumnDefinition) (itemFunc, error) {
-	if e == inProtobuf {
-		return nil, wire.ErrNotSpliced
+	if e != inJSON {
+		return nil, wire.ErrNotSpliced // upstream has Tables in JSON and YAML only
 	}
 	ctx := a.req.Context()
 	info, ok := request.RequestInfoFrom(ctx)
@@ -276,7 +277,7 @@ func (a *Answer) rows(e encoding, version schema.GroupVersion, columns []metav1.
 	partialKind := version.WithKind("PartialObjectMetadata")
 	id := fmt.Sprintf("row, %s, %s, %s, %s, %s", e, version, include, served, table.ID)
 	var decoded int64
-	return derivedFrom(runtime.Identifier(id), true, func(f *frame.Frame, w io.Writer) error {
+	return derivedFrom(e, runtime.Identifier(id), true, func(f *frame.Frame, w io.Writer) error {
 		if decoded += f.Size(); decoded > holdFrom && a.release == nil {
 			a.release = a.hold()
 		}

@@ -360,3 +360,56 @@ func TestConvertedNumbers(t *testing.T) {
 		t.Errorf("the number is not in the Table: %s", table)
 	}
 }
+
+// TestShuffled asks for the same again and again, in CBOR: neither lists nor watches rely on
+// an order of what is in a map, nor should clients be able to. What is decoded is the same.
+func TestShuffled(t *testing.T) {
+	p, r := exactly(t, ",CBORServingAndStorage=true", nil)
+	p.stock.Must(http.MethodPost, r.path("default"), r.object("one", values))
+	p.stock.Must(http.MethodPost, "/api/v1/namespaces/default/configmaps", map[string]any{
+		"metadata": map[string]any{"name": "one"}, "data": map[string]any{"a": "1", "b": "2", "c": "3", "d": "4"},
+	})
+	for _, path := range []string{r.path("default"), "/api/v1/namespaces/default/configmaps"} {
+		for _, accept := range []string{"application/cbor", "application/cbor;as=PartialObjectMetadataList;v=v1" + meta} {
+			for _, s := range p.both() {
+				seen := map[string]bool{}
+				for range 200 {
+					answer := p.read(t, s, path+"?resourceVersion=0", accept)
+					var list map[string]any
+					if err := direct.Unmarshal(answer, &list); err != nil {
+						t.Fatalf("%s: %s: %v", s.Name, accept, err)
+					}
+					// What is in front of the items and behind them is upstream's in any case.
+					at := bytes.Index(answer, []byte("items"))
+					first := answer[at : at+80]
+					seen[string(first)] = true
+					if len(seen) > 1 {
+						break
+					}
+				}
+				if len(seen) < 2 {
+					t.Errorf("%s: %s as %s begins in one way only", s.Name, path, accept)
+				}
+			}
+		}
+		objects := map[string]bool{}
+		for range 40 {
+			ctx, cancel := context.WithTimeout(t.Context(), servers.Patience)
+			resp, err := p.weir.Open(ctx, servers.Request{Path: path + "?watch=1&resourceVersion=0", Header: http.Header{"Accept": {"application/cbor"}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			buf := make([]byte, 1<<20)
+			n, err := cbor.NewFramer().NewFrameReader(resp.Body).Read(buf)
+			cancel()
+			_ = resp.Body.Close() // it is not read to its end
+			if err != nil {
+				t.Fatal(err)
+			}
+			objects[string(buf[:n])] = true
+		}
+		if len(objects) < 2 {
+			t.Errorf("a watch of %s sends one encoding only", path)
+		}
+	}
+}
