@@ -31,7 +31,8 @@ import (
 //
 // Such objects only are kept a second time, in a form that loses nothing; see Frame.exact.
 
-// exactly returns the second form of an object, nil if it needs none.
+// exactly returns the second form of an object, nil if it needs none or if there is none that
+// has more of it.
 func (c *Codec) exactly(f *Frame, obj runtime.Object) ([]byte, error) {
 	if c.custom {
 		u, ok := obj.(*unstructured.Unstructured)
@@ -63,34 +64,33 @@ func (c *Codec) exactly(f *Frame, obj runtime.Object) ([]byte, error) {
 	}
 	want, err := a.of(obj)
 	if err != nil {
-		return nil, err
+		return nil, nil // nor can upstream answer with it
 	}
-	for i, encode := range []func() ([]byte, error){
+	for i, form := range []func() ([]byte, error){
 		func() ([]byte, error) { return primary, nil },
 		func() ([]byte, error) { return runtime.Encode(a.json, obj) },
 		func() ([]byte, error) { return runtime.Encode(a.protobuf, obj) },
 	} {
-		data, err := encode()
-		if err != nil {
-			return nil, err
+		data, err := form()
+		if err != nil || !c.answersAlike(a, data, want) {
+			continue
 		}
-		read, err := c.decode(data)
-		if err != nil {
-			return nil, err
-		}
-		got, err := a.of(read)
-		if err != nil {
-			return nil, err
-		}
-		switch {
-		case !bytes.Equal(got, want):
-		case i == 0:
+		if i == 0 {
 			return nil, nil
-		default:
-			return bytes.Clone(data), nil
 		}
+		return bytes.Clone(data), nil
 	}
 	return nil, nil // no form has all of it
+}
+
+// answersAlike tells whether the answers are the same if data is what is decoded for them.
+func (c *Codec) answersAlike(a answers, data, want []byte) bool {
+	obj, err := c.decode(data)
+	if err != nil {
+		return false
+	}
+	got, err := a.of(obj)
+	return err == nil && bytes.Equal(got, want)
 }
 
 // replaced is what encoding/json writes for what is no UTF-8. What has been U+FFFD before is
