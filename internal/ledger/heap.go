@@ -5,8 +5,14 @@ package ledger
 
 import "slices"
 
-// classes are the sizes that the heap gives memory in, as far as they are multiples of
-// nothing else, ascending. They are found out, because the runtime does not tell them.
+const (
+	// largest is the largest size that has a class of its own; beyond it the heap gives pages.
+	largest = 32 << 10
+	page    = 8 << 10
+)
+
+// classes are the sizes up to largest in which the heap gives memory, ascending. The runtime
+// does not export them, but rounds the capacity of a slice that grows up to one.
 var classes = func() []int {
 	var all []int
 	for size := 1; size <= largest; {
@@ -17,19 +23,13 @@ var classes = func() []int {
 	return all
 }()
 
-const (
-	// largest is the largest size that has a class; beyond it the heap gives whole pages.
-	largest = 32 << 10
-	page    = 8 << 10
-)
-
 // Heap returns how many bytes the heap takes for one allocation of n bytes.
 func Heap(n int) int64 {
-	if n > largest {
-		return int64((n + page - 1) / page * page)
-	}
-	if n <= 0 {
+	switch {
+	case n <= 0:
 		return 0
+	case n > largest:
+		return int64((n + page - 1) / page * page)
 	}
 	i, _ := slices.BinarySearch(classes, n)
 	return int64(classes[i])
