@@ -251,9 +251,10 @@ func (s *Store) finish(d *derived, p *pending, build func() (encoded, error)) {
 		d.pending.Store(nil)
 		close(p.done)
 		shelf := s.shelf(d.name)
-		s.put(shelf, d)
 		// Whoever adds much makes room for it, a batch at a time.
-		for chances := batch; s.evict(shelf, &chances); {
+		chances := batch
+		for over := s.put(shelf, d); over; {
+			over = s.evict(shelf, &chances)
 		}
 	}()
 	d.encoded, p.err = build()
@@ -261,8 +262,8 @@ func (s *Store) finish(d *derived, p *pending, build func() (encoded, error)) {
 	d.marks.Or(used)
 }
 
-// put puts a finished encoding into its shelf.
-func (s *Store) put(shelf *shelf, d *derived) {
+// put puts a finished encoding into its shelf, and tells whether that has more than its budget.
+func (s *Store) put(shelf *shelf, d *derived) (over bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	shelf.single.push(d, shelf.sweeps)
@@ -270,7 +271,11 @@ func (s *Store) put(shelf *shelf, d *derived) {
 	if shelf.sweep == nil {
 		shelf.sweep = time.AfterFunc(shelf.idle, func() { s.sweepIdle(shelf) })
 	}
+	return shelf.over()
 }
+
+// over tells whether there is more on the shelf than its budget allows.
+func (shelf *shelf) over() bool { return shelf.single.bytes+shelf.shared.bytes > shelf.budget }
 
 // evict drops encodings until the budget holds, and tells whether there is more to drop. It
 // takes those that only their makers have asked for first, down to their part of the budget,
@@ -280,7 +285,7 @@ func (s *Store) evict(shelf *shelf, chances *int) (more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for range batch {
-		if shelf.single.bytes+shelf.shared.bytes <= shelf.budget {
+		if !shelf.over() {
 			return false
 		}
 		q := &shelf.single
