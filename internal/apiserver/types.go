@@ -75,26 +75,9 @@ func (builtIn) Internal(obj runtime.Object) (runtime.Object, error) {
 	return nil, runtime.NewNotRegisteredErrForKind("built-in", kind)
 }
 
-// types is what liststream asks of the assembled servers.
-type types struct {
-	caches  *watchcache.Caches
-	printed liststream.Table
-}
-
-var _ liststream.Types = (*types)(nil)
-
-func newTypes(caches *watchcache.Caches) *types {
-	return &types{caches: caches, printed: liststream.Table{
-		ID: "printers",
-		TableConvertor: printerstorage.TableConvertor{
-			TableGenerator: printers.NewTableGenerator().With(printersinternal.AddHandlers),
-		},
-	}}
-}
-
-// Encoder implements liststream.Types with the encoder of the server that has the version
+// Encoder implements frame.Types and liststream.Types with the encoder of the server that has the version
 // among its built-in types.
-func (*types) Encoder(format wire.Format, gv schema.GroupVersion) runtime.Encoder {
+func (builtIn) Encoder(format wire.Format, gv schema.GroupVersion) runtime.Encoder {
 	mediaType := map[wire.Format]string{wire.JSON: runtime.ContentTypeJSON, wire.Protobuf: runtime.ContentTypeProtobuf}[format]
 	if !isBuiltIn(gv) {
 		return nil
@@ -108,6 +91,24 @@ func (*types) Encoder(format wire.Format, gv schema.GroupVersion) runtime.Encode
 		}
 	}
 	return nil
+}
+
+// types is what liststream asks of the assembled servers.
+type types struct {
+	builtIn
+	caches  *watchcache.Caches
+	printed liststream.Table
+}
+
+var _ liststream.Types = (*types)(nil)
+
+func newTypes(caches *watchcache.Caches) *types {
+	return &types{caches: caches, printed: liststream.Table{
+		ID: "printers",
+		TableConvertor: printerstorage.TableConvertor{
+			TableGenerator: printers.NewTableGenerator().With(printersinternal.AddHandlers),
+		},
+	}}
 }
 
 // Convert implements liststream.Types.

@@ -41,7 +41,7 @@ func TestDecodedWithoutStorageCodec(t *testing.T) {
 	for _, gv := range legacyscheme.Scheme.PrioritizedVersionsAllGroups() {
 		hub := schema.GroupVersion{Group: gv.Group, Version: runtime.APIVersionInternal}
 		codec := legacyscheme.Codecs.CodecForVersions(protobuf.Serializer, legacyscheme.Codecs.UniversalDeserializer(), gv, hub)
-		encoder := (*types)(nil).Encoder(wire.JSON, gv)
+		encoder := builtIn{}.Encoder(wire.JSON, gv)
 		for kind := range legacyscheme.Scheme.KnownTypes(gv) {
 			newFunc := func() runtime.Object {
 				obj, err := legacyscheme.Scheme.New(hub.WithKind(kind))

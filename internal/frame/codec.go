@@ -56,6 +56,8 @@ type Types interface {
 	New(kind schema.GroupVersionKind) (runtime.Object, error)
 	// Internal returns obj, which may be changed, defaulted and in the internal version.
 	Internal(obj runtime.Object) (runtime.Object, error)
+	// Encoder returns the encoder into a format and version, nil if there is none.
+	Encoder(format wire.Format, gv schema.GroupVersion) runtime.Encoder
 }
 
 // Codec makes the frames of one resource. It may be used by any number of goroutines.
@@ -127,14 +129,23 @@ func (c *Codec) Encode(key string, obj runtime.Object) (*Frame, error) {
 		defaultedOnRead: c.cfg.DefaultedOnRead != nil && c.cfg.DefaultedOnRead(obj),
 	}
 	frame.ownMetadata = frame.hasOwnMetadata(obj)
+	exact, err := c.exactly(frame, obj)
+	if err != nil {
+		return nil, fmt.Errorf("encoding %s so that nothing is lost: %w", key, err)
+	}
+	if exact != nil {
+		frame.exact = &exact
+	}
 	return frame, nil
 }
 
 func (c *Codec) decode(data []byte) (runtime.Object, error) {
 	if c.custom {
 		// What is kept has been defaulted and converted, in that order. The storage codec
-		// would default it in the served version, which upstream never does.
-		return runtime.Decode(unstructured.UnstructuredJSONScheme, data)
+		// would default it in the served version, which upstream never does. The type is
+		// named: left to itself, the scheme takes an object with a field "items" for a list.
+		u := &unstructured.Unstructured{}
+		return u, runtime.DecodeInto(unstructured.UnstructuredJSONScheme, data, u)
 	}
 	return runtime.Decode(c.cfg.Codec, data)
 }

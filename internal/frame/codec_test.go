@@ -110,7 +110,7 @@ func TestEncode(t *testing.T) {
 			if f.Labels().Get("tier") != "<front>" || f.Fields().Get("metadata.name") != "a" {
 				t.Error("the frame's labels or fields are wrong")
 			}
-			if least := int64(len(f.Key()) + len(f.primary.event)); f.Size() < least {
+			if least := int64(len(f.Key()) + len(f.primary.data)); f.Size() < least {
 				t.Errorf("the frame says that it keeps %d bytes, the encoding alone has %d", f.Size(), least)
 			}
 			want := internal(t, configMap)
@@ -200,7 +200,7 @@ func TestSharedBytes(t *testing.T) {
 		if err := f.primary.writeEvent(eventType, &writes); err != nil || len(writes) != 1 {
 			t.Fatalf("%s: %d writes, %v", eventType, len(writes), err)
 		}
-		if shared := &writes[0][0] == &f.primary.event[0]; shared != (eventType == "ADDED") {
+		if shared := &writes[0][0] == &f.primary.data[0]; shared != (eventType == "ADDED") {
 			t.Errorf("%s is written from the frame itself: %v", eventType, shared)
 		}
 	}

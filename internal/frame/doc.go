@@ -20,5 +20,8 @@
 // for everybody who asks at the same time, and kept in a Store with a budget for as
 // long as it is being asked for.
 //
+// Decode gives back what Encode was given. Where the primary encoding does not have all
+// of it, the object is kept a second time; see exact.go.
+//
 // Frames are immutable and may be used by any number of goroutines.
 package frame

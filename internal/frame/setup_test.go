@@ -25,6 +25,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 
 	"github.com/weir-project/weir/internal/ledger"
+	"github.com/weir-project/weir/internal/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -48,6 +49,15 @@ type legacyTypes struct{ *runtime.Scheme }
 func (t legacyTypes) Internal(obj runtime.Object) (runtime.Object, error) {
 	t.Default(obj)
 	return t.UnsafeConvertToVersion(obj, schema.GroupVersion{Group: obj.GetObjectKind().GroupVersionKind().Group, Version: runtime.APIVersionInternal})
+}
+
+func (legacyTypes) Encoder(format wire.Format, gv schema.GroupVersion) runtime.Encoder {
+	mediaType := map[wire.Format]string{wire.JSON: runtime.ContentTypeJSON, wire.Protobuf: runtime.ContentTypeProtobuf}[format]
+	info, ok := runtime.SerializerInfoForMediaType(legacyscheme.Codecs.SupportedMediaTypes(), mediaType)
+	if !ok {
+		return nil
+	}
+	return legacyscheme.Codecs.EncoderForVersion(info.Serializer, gv)
 }
 
 // resource is what the tests know of a resource.

@@ -4,11 +4,11 @@
 package frame
 
 import (
-	"container/list"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -30,6 +30,11 @@ const (
 	// them: they are for those who read the same objects at the same time, and who are no
 	// further apart than this.
 	briefly = 8
+	// unshared is the part of a budget that encodings keep, at least, which only their makers
+	// have asked for: others have to have the time to ask.
+	unshared = 10
+	// batch is how many encodings are looked at, at most, before Store.mu is given up.
+	batch = 256
 )
 
 // Store keeps the derived encodings of frames: each made once for everybody who asks
@@ -38,23 +43,35 @@ const (
 type Store struct {
 	ledger *ledger.Ledger
 
-	// mu guards both shelves, and the lists of encodings of all frames.
+	// mu guards both shelves, and the lists of encodings of all frames. It is held for a
+	// bounded number of steps, however many encodings there are.
 	mu sync.Mutex
 	// kept has what stays true, brief what perishes.
 	kept, brief shelf
 }
 
-// shelf is a queue of encodings with a budget of its own. It is guarded by Store.mu.
+// shelf keeps encodings within a budget of its own. It is guarded by Store.mu.
+//
+// A client that lists a large resource in a form of its own makes an encoding of every
+// object, for which nobody else will ask. They must not push out what watches and lists
+// share: they are in a queue of their own, from which is taken first.
 type shelf struct {
 	budget int64
 	idle   time.Duration
-	// queue holds every finished *derived, the oldest in front. bytes is their sum, and
-	// bytes <= budget: what is larger than that goes to those who wait for it, and is
-	// not kept.
-	queue list.List
-	bytes int64
-	// sweep runs while the queue is not empty.
-	sweep *time.Timer
+	// single has the finished encodings that only their makers have asked for, as far as has
+	// been seen; shared has the others. single.bytes + shared.bytes <= budget once nobody is
+	// in finish: what is larger than the budget goes to those who wait for it, and is not kept.
+	single, shared queue
+	// sweep runs while a queue is not empty; sweeps counts how often it has begun to.
+	sweep  *time.Timer
+	sweeps uint32
+}
+
+// queue is a list of encodings, the one that was put in first in front.
+type queue struct {
+	first, last *derived
+	len         int
+	bytes       int64
 }
 
 // NewStore returns a Store that keeps budget bytes, and an eighth of it in encodings
@@ -83,24 +100,83 @@ type encoding struct {
 	// perishable encodings are true for the moment only: the rows of a Table say how
 	// old an object is.
 	perishable bool
+	// variant tells encodings apart that are to differ: see variety.
+	variant uint8
 }
+
+// What the marks of an encoding say; see derived.marks.
+const (
+	// used: it was made or asked for since this was last looked at.
+	used = 1 << iota
+	// byOthers: somebody else than the maker has asked since this was last looked at.
+	byOthers
+)
 
 // derived is one encoding of one frame.
 type derived struct {
 	frame *Frame
 	name  encoding
-	// done is closed when encoded and err are set.
-	done chan struct{}
+	// pending is there until encoded is set, and stays if it never is.
+	pending atomic.Pointer[pending]
 	encoded
-	err error
-	// made is when, for those that perish. Set before done is closed.
-	made time.Time
-	// used says that somebody asked since the last sweep.
-	used atomic.Bool
+	// made is when, since started, for those that perish. Set before pending is taken away.
+	made time.Duration
+	// marks are used and byOthers.
+	marks atomic.Uint32
 	// next is the frame's next encoding. Written under Store.mu.
 	next atomic.Pointer[derived]
-	// element is the place in Store.queue, nil before and after. Under Store.mu.
-	element *list.Element
+
+	// All below are under Store.mu. in is the queue that has it, nil before and after; before
+	// and behind are its neighbours there.
+	in             *queue
+	before, behind *derived
+	// swept is shelf.sweeps of when it was put into the queue.
+	swept uint32
+}
+
+// pending is an encoding that is being made. done is closed when it has been, or err is set.
+type pending struct {
+	done chan struct{}
+	err  error
+}
+
+// started is what derived.made counts from.
+var started = time.Now()
+
+// cost is how many bytes of the heap an encoding takes.
+func (d *derived) cost() int64 {
+	const itself = int(unsafe.Sizeof(derived{}))
+	return ledger.Heap(itself) + int64(cap(d.data))
+}
+
+func (q *queue) push(d *derived, sweeps uint32) {
+	d.in, d.swept, d.before, d.behind = q, sweeps, q.last, nil
+	if q.last == nil {
+		q.first = d
+	} else {
+		q.last.behind = d
+	}
+	q.last = d
+	q.len++
+	q.bytes += d.cost()
+}
+
+// remove takes d out of the queue that has it.
+func (d *derived) remove() {
+	q := d.in
+	if d.before == nil {
+		q.first = d.behind
+	} else {
+		d.before.behind = d.behind
+	}
+	if d.behind == nil {
+		q.last = d.before
+	} else {
+		d.behind.before = d.before
+	}
+	q.len--
+	q.bytes -= d.cost()
+	d.in, d.before, d.behind = nil, nil, nil
 }
 
 func (f *Frame) find(name encoding) *derived {
@@ -117,113 +193,168 @@ func (d *derived) stale() bool {
 	if d == nil || !d.name.perishable {
 		return d == nil
 	}
-	select {
-	case <-d.done:
-		return time.Since(d.made) > fresh
-	default:
-		return false
-	}
+	return d.pending.Load() == nil && time.Since(started)-d.made > fresh
 }
 
 // get returns the frame's encoding of that name, made by build if there is none yet.
 func (s *Store) get(f *Frame, name encoding, build func() (encoded, error)) (encoded, error) {
 	d := f.find(name)
 	if d.stale() {
-		var mine bool
-		if d, mine = s.claim(f, name); mine {
-			s.finish(d, build)
+		var p *pending
+		if d, p = s.claim(f, name); p != nil {
+			s.finish(d, p, build)
+			return d.encoded, p.err
 		}
 	}
-	<-d.done
-	// A write to a shared cache line costs more than reading it first.
-	if !d.used.Load() {
-		d.used.Store(true)
+	if p := d.pending.Load(); p != nil {
+		<-p.done
+		if p.err != nil {
+			return encoded{}, p.err
+		}
 	}
-	return d.encoded, d.err
+	// A write to a shared cache line costs more than reading it first.
+	if d.marks.Load() != used|byOthers {
+		d.marks.Store(used | byOthers)
+	}
+	return d.encoded, nil
 }
 
-// claim returns the frame's encoding, and whether the caller has to make it.
-func (s *Store) claim(f *Frame, name encoding) (d *derived, mine bool) {
+// claim returns the frame's encoding. If the caller has to make it, p is there.
+func (s *Store) claim(f *Frame, name encoding) (d *derived, p *pending) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if d := f.find(name); !d.stale() {
-		return d, false
-	} else if d != nil && d.element != nil {
+		return d, nil
+	} else if d != nil && d.in != nil {
 		s.drop(d)
 	} else if d != nil {
 		s.unlink(d)
 	}
-	d = &derived{frame: f, name: name, done: make(chan struct{})}
+	d, p = &derived{frame: f, name: name}, &pending{done: make(chan struct{})}
+	d.pending.Store(p)
 	d.next.Store(f.derived.Load())
 	f.derived.Store(d)
-	return d, true
+	return d, p
 }
 
 // finish makes the encoding, whatever happens: others wait for it.
-func (s *Store) finish(d *derived, build func() (encoded, error)) {
-	d.err = fmt.Errorf("encoding %s did not finish", d.frame.key)
+func (s *Store) finish(d *derived, p *pending, build func() (encoded, error)) {
+	p.err = fmt.Errorf("encoding %s did not finish", d.frame.key)
 	defer func() {
-		close(d.done)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if d.err != nil {
+		if p.err != nil {
+			close(p.done)
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			s.unlink(d)
 			return
 		}
+		d.pending.Store(nil)
+		close(p.done)
 		shelf := s.shelf(d.name)
-		d.element = shelf.queue.PushBack(d)
-		s.book(shelf, int64(len(d.event)))
-		s.evict(shelf)
-		if shelf.sweep == nil && shelf.queue.Len() > 0 {
-			shelf.sweep = time.AfterFunc(shelf.idle, func() { s.sweepIdle(shelf) })
+		// Whoever adds much makes room for it, a batch at a time.
+		chances := batch
+		for over := s.put(shelf, d); over; {
+			over = s.evict(shelf, &chances)
 		}
 	}()
-	d.encoded, d.err = build()
-	d.made = time.Now()
+	d.encoded, p.err = build()
+	d.made = time.Since(started)
+	d.marks.Or(used)
 }
 
-// evict drops the oldest encodings that nobody used of late until the budget holds.
-func (s *Store) evict(shelf *shelf) {
-	for turns := shelf.queue.Len(); shelf.bytes > shelf.budget && shelf.queue.Len() > 0; turns-- {
-		front := shelf.queue.Front()
-		d := front.Value.(*derived)
-		if turns > 0 && d.used.Swap(false) && !d.name.perishable {
-			shelf.queue.MoveToBack(front)
-			continue
+// put puts a finished encoding into its shelf, and tells whether that has more than its budget.
+func (s *Store) put(shelf *shelf, d *derived) (over bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	shelf.single.push(d, shelf.sweeps)
+	s.ledger.Add(ledger.Derived, d.cost())
+	if shelf.sweep == nil {
+		shelf.sweep = time.AfterFunc(shelf.idle, func() { s.sweepIdle(shelf) })
+	}
+	return shelf.over()
+}
+
+// over tells whether there is more on the shelf than its budget allows.
+func (shelf *shelf) over() bool { return shelf.single.bytes+shelf.shared.bytes > shelf.budget }
+
+// evict drops encodings until the budget holds, and tells whether there is more to drop. It
+// takes those that only their makers have asked for first, down to their part of the budget,
+// and the oldest first. One that was asked for since it was last looked at gets another
+// chance, as long as there are any: perishable ones get none.
+func (s *Store) evict(shelf *shelf, chances *int) (more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for range batch {
+		if !shelf.over() {
+			return false
+		}
+		q := &shelf.single
+		if q.len == 0 || shelf.shared.len > 0 && q.bytes <= shelf.budget/unshared {
+			q = &shelf.shared
+		}
+		d := q.first
+		if *chances > 0 && !d.name.perishable {
+			marks := d.marks.Load()
+			if marks&byOthers != 0 || q == &shelf.shared && marks != 0 {
+				*chances--
+				d.marks.Store(0)
+				d.remove()
+				shelf.shared.push(d, shelf.sweeps)
+				continue
+			}
 		}
 		s.drop(d)
 	}
+	return true
 }
 
 // sweepIdle drops what nobody asked for since it last ran, and what has perished.
 func (s *Store) sweepIdle(shelf *shelf) {
 	s.mu.Lock()
+	shelf.sweeps++
+	s.mu.Unlock()
+	for s.sweepSome(shelf) {
+	}
+}
+
+// sweepSome looks at a batch of what was put into the queues before the sweep began, and tells
+// whether there is more of it. What stays goes to the end of a queue.
+func (s *Store) sweepSome(shelf *shelf) (more bool) {
+	s.mu.Lock()
 	defer s.mu.Unlock()
-	for e := shelf.queue.Front(); e != nil; {
-		d := e.Value.(*derived)
-		e = e.Next()
-		if d.stale() || !d.used.Swap(false) {
-			s.drop(d)
+	for range batch {
+		d := shelf.single.first
+		if d == nil || d.swept == shelf.sweeps {
+			d = shelf.shared.first
 		}
+		if d == nil || d.swept == shelf.sweeps {
+			if shelf.single.len+shelf.shared.len == 0 {
+				shelf.sweep = nil
+			} else {
+				shelf.sweep.Reset(shelf.idle)
+			}
+			return false
+		}
+		marks := d.marks.Swap(0)
+		if marks == 0 || d.stale() {
+			s.drop(d)
+			continue
+		}
+		q := d.in
+		if marks&byOthers != 0 && !d.name.perishable {
+			q = &shelf.shared
+		}
+		d.remove()
+		q.push(d, shelf.sweeps)
 	}
-	if shelf.queue.Len() == 0 {
-		shelf.sweep = nil
-		return
-	}
-	shelf.sweep.Reset(shelf.idle)
+	return true
 }
 
+// drop takes d out of its queue and out of its frame's list.
 func (s *Store) drop(d *derived) {
-	shelf := s.shelf(d.name)
-	shelf.queue.Remove(d.element)
-	d.element = nil
-	s.book(shelf, -int64(len(d.event)))
+	d.remove()
+	s.ledger.Add(ledger.Derived, -d.cost())
 	s.unlink(d)
-}
-
-func (s *Store) book(shelf *shelf, n int64) {
-	shelf.bytes += n
-	s.ledger.Add(ledger.Derived, n)
 }
 
 // unlink takes d out of its frame's list. Readers that stand on it walk on.

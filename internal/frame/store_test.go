@@ -14,6 +14,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 
@@ -28,7 +29,7 @@ func name(i int) encoding { return encoding{id: kruntime.Identifier(fmt.Sprint("
 
 // bytesOf returns a build function that makes n bytes.
 func bytesOf(n int) func() (encoded, error) {
-	return func() (encoded, error) { return encoded{event: make([]byte, n)}, nil }
+	return func() (encoded, error) { return encoded{data: make([]byte, n)}, nil }
 }
 
 // sweepAll is a sweep of both shelves.
@@ -46,22 +47,31 @@ func (s *Store) check(t *testing.T, frames ...*Frame) {
 	queued := map[*derived]bool{}
 	var booked int64
 	for _, shelf := range []*shelf{&s.kept, &s.brief} {
-		var bytes int64
-		for e := shelf.queue.Front(); e != nil; e = e.Next() {
-			d := e.Value.(*derived)
-			if d.element != e || d.err != nil || queued[d] || s.shelf(d.name) != shelf {
-				t.Errorf("%q of %s is in the queue and should not be", d.name.id, d.frame.key)
+		var onShelf int64
+		for _, q := range []*queue{&shelf.single, &shelf.shared} {
+			var bytes int64
+			n := 0
+			var before *derived
+			for d := q.first; d != nil; before, d = d, d.behind {
+				if d.in != q || d.before != before || d.pending.Load() != nil || queued[d] || s.shelf(d.name) != shelf {
+					t.Errorf("%q of %s is in a queue and should not be, or not there", d.name.id, d.frame.key)
+				}
+				queued[d] = true
+				bytes += d.cost()
+				n++
 			}
-			queued[d] = true
-			bytes += int64(len(d.event))
+			if q.last != before || n != q.len || bytes != q.bytes {
+				t.Errorf("a queue has %d encodings of %d bytes and says %d of %d", n, bytes, q.len, q.bytes)
+			}
+			onShelf += bytes
 		}
-		if bytes != shelf.bytes || bytes > shelf.budget {
-			t.Errorf("%d bytes are kept, %d counted and %d allowed", bytes, shelf.bytes, shelf.budget)
+		if onShelf > shelf.budget {
+			t.Errorf("%d bytes are kept and %d allowed", onShelf, shelf.budget)
 		}
-		if shelf.sweep == nil && shelf.queue.Len() > 0 {
+		if shelf.sweep == nil && onShelf > 0 {
 			t.Error("nobody will sweep")
 		}
-		booked += bytes
+		booked += onShelf
 	}
 	if booked != s.ledger.Bytes(ledger.Derived) {
 		t.Errorf("%d bytes are kept and %d booked", booked, s.ledger.Bytes(ledger.Derived))
@@ -118,13 +128,13 @@ func askers(s *Store, f *Frame, n int, build func() (encoded, error)) (builds in
 // TestOneBuildForAll has many ask at the same time.
 func TestOneBuildForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, f := storeOf(100), &Frame{key: "f"}
+		s, f := storeOf(100*unit), &Frame{key: "f"}
 		builds, got, errs := askers(s, f, 50, bytesOf(10))
 		if builds != 1 {
 			t.Errorf("%d builds", builds)
 		}
 		for i := range got {
-			if errs[i] != nil || &got[i].event[0] != &got[0].event[0] {
+			if errs[i] != nil || &got[i].data[0] != &got[0].data[0] {
 				t.Errorf("asker %d got other bytes, or %v", i, errs[i])
 			}
 		}
@@ -133,7 +143,7 @@ func TestOneBuildForAll(t *testing.T) {
 			t.Error(err)
 		}
 		// One who looked before it was there, and claims it now, comes too late.
-		if d, mine := s.claim(f, name(0)); mine || d != f.find(name(0)) {
+		if d, p := s.claim(f, name(0)); p != nil || d != f.find(name(0)) {
 			t.Error("an encoding that is there can be claimed")
 		}
 	})
@@ -144,13 +154,13 @@ func TestOneBuildForAll(t *testing.T) {
 func TestBuildFails(t *testing.T) {
 	broken := errors.New("broken")
 	for how, build := range map[string]func() (encoded, error){
-		"error": func() (encoded, error) { return encoded{event: []byte("half")}, broken },
+		"error": func() (encoded, error) { return encoded{data: []byte("half")}, broken },
 		"panic": func() (encoded, error) { panic("no such luck") },
 		"exit":  func() (encoded, error) { runtime.Goexit(); return encoded{}, nil },
 	} {
 		t.Run(how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, f := storeOf(100), &Frame{key: "the frame"}
+				s, f := storeOf(100*unit), &Frame{key: "the frame"}
 				builds, _, errs := askers(s, f, 50, build)
 				if builds != 1 {
 					t.Errorf("%d builds", builds)
@@ -176,12 +186,12 @@ func TestBuildFails(t *testing.T) {
 				if (how == "panic") != (panics == 1) {
 					t.Errorf("%d panics", panics)
 				}
-				if f.derived.Load() != nil || s.kept.queue.Len() != 0 || s.kept.sweep != nil {
+				if f.derived.Load() != nil || s.kept.single.len+s.kept.shared.len != 0 || s.kept.sweep != nil {
 					t.Error("something is left behind")
 				}
 				s.check(t, f)
-				if e, err := s.get(f, name(0), bytesOf(7)); err != nil || len(e.event) != 7 {
-					t.Errorf("the next asker got %d bytes, %v", len(e.event), err)
+				if e, err := s.get(f, name(0), bytesOf(7)); err != nil || len(e.data) != 7 {
+					t.Errorf("the next asker got %d bytes, %v", len(e.data), err)
 				}
 				s.check(t, f)
 			})
@@ -200,15 +210,18 @@ func kept(f *Frame, n int) string {
 	return string(out)
 }
 
-// TestBudget fills a Store: the oldest goes first, unless somebody has asked for it
-// since it was last considered.
+// unit is what an encoding of 16 bytes costs.
+var unit = (&derived{encoded: encoded{data: make([]byte, 16)}}).cost()
+
+// TestBudget fills a Store: the oldest goes first, unless somebody else than its maker has
+// asked for it since it was last considered.
 func TestBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, f := storeOf(40), &Frame{key: "f"}
+		s, f := storeOf(4*unit), &Frame{key: "f"}
 		ask := func(i, n int) {
 			t.Helper()
-			if e, err := s.get(f, name(i), bytesOf(n)); err != nil || len(e.event) != n {
-				t.Fatalf("encoding %d: %d bytes, %v", i, len(e.event), err)
+			if e, err := s.get(f, name(i), bytesOf(n)); err != nil || len(e.data) != n {
+				t.Fatalf("encoding %d: %d bytes, %v", i, len(e.data), err)
 			}
 			s.check(t, f)
 		}
@@ -219,29 +232,120 @@ func TestBudget(t *testing.T) {
 			}
 		}
 		for i := range 4 {
-			ask(i, 10)
+			ask(i, 16)
 		}
 		is("0123")
-		s.sweepAll() // from here on, nobody has asked for any
-		ask(1, 10)
-		ask(4, 10)
+		ask(1, 16)
+		ask(4, 16)
 		is("1234")
-		ask(5, 10)
+		ask(5, 16) // 1 is shared now, and the others go before it
 		is("1345")
-		// One that fills the whole budget leaves no other.
+		ask(6, 16)
+		ask(7, 16)
+		is("1567")
+		// One that fills the whole budget leaves what is shared, and is not kept itself; nor is
+		// one that is larger than the budget.
+		ask(8, int(4*unit-ledger.Heap(int(unsafe.Sizeof(derived{})))))
+		is("1")
+		ask(9, int(4*unit))
+		is("1")
+		// Where nothing is shared, it is.
 		s.sweepAll()
-		ask(6, 40)
-		is("6")
-		// One that is larger than the budget is made, given and not kept.
 		s.sweepAll()
-		ask(7, 41)
-		if got := kept(f, 10); got != "" && got != "6" {
-			t.Fatalf("kept are %q", got)
+		is("")
+		ask(8, int(4*unit-ledger.Heap(int(unsafe.Sizeof(derived{})))))
+		is("8")
+		ask(9, int(4*unit))
+		is("")
+	})
+}
+
+// TestScan has clients list, each once, many times what the budget allows, while others share
+// encodings that take the largest part of it. What is shared stays.
+func TestScan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const shared, scanned = 80, 1000
+		s := storeOf(100 * unit)
+		frames := make([]*Frame, scanned)
+		for i := range frames {
+			frames[i] = &Frame{key: fmt.Sprint("f", i)}
 		}
-		ask(7, 41)
-		if f.find(name(7)) != nil {
-			t.Error("what is larger than the budget is kept")
+		for range 2 {
+			for i := range shared {
+				s.get(frames[i], name(0), bytesOf(16))
+			}
 		}
+		for client := 1; client <= 5; client++ {
+			for _, f := range frames {
+				s.get(f, name(client), bytesOf(16))
+			}
+			s.check(t, frames...)
+		}
+		for i := range shared {
+			if frames[i].find(name(0)) == nil {
+				t.Errorf("encoding %d is gone, which others share", i)
+			}
+		}
+		// Those who list at the same time, one a little behind the other, share as well.
+		const behind = 5
+		made := 0
+		for i := range scanned + behind {
+			for _, at := range []int{i, i - behind} {
+				if at >= 0 && at < scanned {
+					s.get(frames[at], name(6), func() (encoded, error) { made++; return bytesOf(16)() })
+				}
+			}
+		}
+		if made != scanned {
+			t.Errorf("two lists at the same time made %d encodings of %d objects", made, scanned)
+		}
+		s.check(t, frames...)
+		// The shared ones do not stay for ever: new ones take their place.
+		for range 20 {
+			for i := range 150 {
+				s.get(frames[i], name(7), bytesOf(16))
+				s.get(frames[i], name(7), bytesOf(16))
+			}
+		}
+		if frames[149].find(name(7)) == nil || frames[0].find(name(0)) != nil {
+			t.Error("what was shared once is never given up")
+		}
+		s.check(t, frames...)
+	})
+}
+
+// TestSweepInBatches sweeps more encodings than are looked at in one go, while some are
+// dropped and others are moved by those who need room in between: each is kept if, and only
+// if, it was made or asked for since the last sweep.
+func TestSweepInBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 5 * batch
+		s := storeOf(n * unit)
+		frames := make([]*Frame, n)
+		for i := range frames {
+			frames[i] = &Frame{key: fmt.Sprint("f", i)}
+			s.get(frames[i], name(0), bytesOf(16))
+		}
+		s.sweepAll()
+		s.check(t, frames...)
+		for i := 0; i < n; i += 3 {
+			s.get(frames[i], name(0), nil)
+		}
+		s.mu.Lock()
+		s.kept.sweeps++
+		s.mu.Unlock()
+		for round := 0; s.sweepSome(&s.kept); round++ {
+			for i := range batch / 2 { // pushes out what has not been asked for
+				s.get(frames[i], name(1+round), bytesOf(16))
+			}
+			s.check(t, frames...)
+		}
+		for i, f := range frames {
+			if (f.find(name(0)) != nil) != (i%3 == 0) {
+				t.Errorf("encoding %d is there: %v", i, f.find(name(0)) != nil)
+			}
+		}
+		s.check(t, frames...)
 	})
 }
 
@@ -249,7 +353,7 @@ func TestBudget(t *testing.T) {
 // and one that is not.
 func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, f := storeOf(1000), &Frame{key: "f"}
+		s, f := storeOf(1000*unit), &Frame{key: "f"}
 		began := time.Now()
 		for i := range 3 {
 			s.get(f, name(i), bytesOf(10))
@@ -266,8 +370,8 @@ func TestIdle(t *testing.T) {
 		time.Sleep(2*idle + 1)
 		synctest.Wait()
 		s.check(t, f)
-		if kept(f, 3) != "" || s.kept.bytes != 0 || s.kept.sweep != nil {
-			t.Errorf("an idle store keeps %q, %d bytes, and a timer: %v", kept(f, 3), s.kept.bytes, s.kept.sweep != nil)
+		if kept(f, 3) != "" || s.kept.single.len+s.kept.shared.len != 0 || s.kept.sweep != nil {
+			t.Errorf("an idle store keeps %q, %d encodings, and a timer: %v", kept(f, 3), s.kept.single.len+s.kept.shared.len, s.kept.sweep != nil)
 		}
 		// And again from the beginning.
 		s.get(f, name(0), bytesOf(10))
@@ -284,14 +388,14 @@ func TestIdle(t *testing.T) {
 // encoding that stays true.
 func TestPerishable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, f := storeOf(1000), &Frame{key: "f"}
+		s, f := storeOf(1000*unit), &Frame{key: "f"}
 		table, object := encoding{id: "table", perishable: true}, encoding{id: "object"}
 		built := map[encoding]int{}
 		ask := func() {
 			for _, n := range []encoding{table, object} {
 				s.get(f, n, func() (encoded, error) {
 					built[n]++
-					return encoded{event: make([]byte, 10)}, nil
+					return encoded{data: make([]byte, 10)}, nil
 				})
 			}
 			s.check(t, f)
@@ -317,7 +421,7 @@ func TestPerishable(t *testing.T) {
 // budget that is always short, with builds that fail and sweeps in between.
 func TestStoreAtRandom(t *testing.T) {
 	r := random(t)
-	s := storeOf(500)
+	s := storeOf(10 * unit)
 	frames := make([]*Frame, 6)
 	for i := range frames {
 		frames[i] = &Frame{key: fmt.Sprint("f", i)}
@@ -338,10 +442,10 @@ func TestStoreAtRandom(t *testing.T) {
 					if how == 0 {
 						return encoded{}, broken
 					}
-					return encoded{event: bytes.Clone(want)}, nil
+					return encoded{data: bytes.Clone(want)}, nil
 				})
-				if err != nil && !errors.Is(err, broken) || err == nil && !bytes.Equal(e.event, want) {
-					t.Errorf("encoding %d of %s: %q, %v", i, f.key, e.event, err)
+				if err != nil && !errors.Is(err, broken) || err == nil && !bytes.Equal(e.data, want) {
+					t.Errorf("encoding %d of %s: %q, %v", i, f.key, e.data, err)
 					return
 				}
 				if how == 1 {
@@ -355,14 +459,14 @@ func TestStoreAtRandom(t *testing.T) {
 	s.sweepAll()
 	s.sweepAll()
 	s.check(t, frames...)
-	if s.kept.bytes != 0 {
-		t.Errorf("an idle store keeps %d bytes", s.kept.bytes)
+	if n := s.kept.single.len + s.kept.shared.len; n != 0 {
+		t.Errorf("an idle store keeps %d encodings", n)
 	}
 }
 
 // TestEnvelopesAreApart asks for one object encoding in events of two formats.
 func TestEnvelopesAreApart(t *testing.T) {
-	s, f := storeOf(100), &Frame{key: "f"}
+	s, f := storeOf(100*unit), &Frame{key: "f"}
 	for _, envelope := range []wire.Format{wire.JSON, wire.Protobuf, wire.JSON} {
 		e, err := s.get(f, encoding{id: "id", envelope: envelope}, func() (encoded, error) { return enclose(envelope, []byte("{}")), nil })
 		if err != nil || e.format != envelope {
@@ -398,8 +502,8 @@ func TestBuildObject(t *testing.T) {
 		_, err := io.WriteString(w, "{}\n")
 		return err
 	}))
-	if err != nil || string(e.event) != `{"type":"ADDED","object":{}}`+"\n" {
-		t.Errorf("the event is %q, %v", e.event, err)
+	if err != nil || string(e.data) != `{"type":"ADDED","object":{}}`+"\n" {
+		t.Errorf("the event is %q, %v", e.data, err)
 	}
 }
 

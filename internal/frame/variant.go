@@ -33,7 +33,14 @@ type variant struct {
 	// table says that the object is a Table; columns that it is one with its column
 	// definitions, which upstream sends in the first event of a stream only.
 	table, columns bool
+	// shuffled says that upstream's encoder writes maps in an order that is another one each
+	// time, so that no client relies on one.
+	shuffled bool
 }
+
+// variety is how many encodings there are of what is shuffled. Which one is sent is left to
+// chance: two are enough for a client that relies on an order to fail soon.
+const variety = 2
 
 type watchIdentifier struct {
 	Name            string `json:"name"`
@@ -80,6 +87,7 @@ func parseVariant(id runtime.Identifier) *variant {
 	v := &variant{watch: true, eventType: w.EventType, object: runtime.Identifier(w.EmbeddedEncoder)}
 	if stream, ok := parseCodec(w.Encoder); ok {
 		v.envelope = formatOf(stream.Encoder, "raw-protobuf")
+		v.shuffled = stream.Encoder == "cbor"
 	}
 	var t transformIdentifier
 	if codec, ok := parseCodec(w.EmbeddedEncoder); ok {

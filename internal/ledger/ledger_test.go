@@ -4,6 +4,7 @@
 package ledger_test
 
 import (
+	"slices"
 	"sync"
 	"testing"
 
@@ -46,5 +47,20 @@ func TestBalance(t *testing.T) {
 		if got, want := l.Bytes(p), 4000*int64(p); got != want {
 			t.Errorf("%v: %d bytes, want %d", p, got, want)
 		}
+	}
+}
+
+// TestHeap holds Heap against what growing slices get.
+func TestHeap(t *testing.T) {
+	for n := range 200_000 {
+		if n > 2000 && n%97 != 0 {
+			continue
+		}
+		if got, want := ledger.Heap(n), int64(cap(slices.Grow([]byte(nil), n))); got != want {
+			t.Fatalf("%d bytes take %d, want %d", n, got, want)
+		}
+	}
+	if n := ledger.Heap(-1); n != 0 {
+		t.Errorf("nothing takes %d bytes", n)
 	}
 }

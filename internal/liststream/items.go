@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"reflect"
 	"sync"
@@ -17,7 +18,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/storage"
 
@@ -66,7 +66,7 @@ func (e encoding) marshal(v any, w io.Writer) error {
 	case inJSON:
 		return json.NewEncoder(trimmed{w}).Encode(v) // spares the copy that json.Marshal returns
 	case inCBOR:
-		data, err = direct.Marshal(v)
+		return marshalCBOR(v, w)
 	case inProtobuf:
 		message, ok := v.(interface{ Marshal() ([]byte, error) })
 		if !ok {
@@ -103,8 +103,8 @@ func (m *maker) objects() itemFunc {
 	case inCBOR:
 		id := runtime.Identifier("list item, cbor, " + apiVersion)
 		build := func(obj runtime.Object, w io.Writer) error {
-			if u, ok := obj.(runtime.Unstructured); ok {
-				return m.encoding.marshal(u.UnstructuredContent(), w)
+			if _, ok := obj.(runtime.Unstructured); ok {
+				return m.encoding.marshal(obj, w)
 			}
 			obj, err := m.types.Convert(obj, m.version)
 			if err != nil {
@@ -114,7 +114,7 @@ func (m *maker) objects() itemFunc {
 			obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 			return m.encoding.marshal(obj, w)
 		}
-		return derived(id, false, build)
+		return derived(m.encoding, id, false, build)
 	default:
 		encoder := m.types.Encoder(wire.JSON, m.version)
 		var prefix []byte
@@ -134,8 +134,8 @@ func (m *maker) objects() itemFunc {
 }
 
 // derived returns what build makes of each object, which it may change.
-func derived(id runtime.Identifier, perishable bool, build func(runtime.Object, io.Writer) error) itemFunc {
-	return derivedFrom(id, perishable, func(f *frame.Frame, w io.Writer) error {
+func derived(e encoding, id runtime.Identifier, perishable bool, build func(runtime.Object, io.Writer) error) itemFunc {
+	return derivedFrom(e, id, perishable, func(f *frame.Frame, w io.Writer) error {
 		obj, err := f.Decode()
 		if err != nil {
 			return err
@@ -144,9 +144,10 @@ func derived(id runtime.Identifier, perishable bool, build func(runtime.Object, 
 	})
 }
 
-func derivedFrom(id runtime.Identifier, perishable bool, build func(*frame.Frame, io.Writer) error) itemFunc {
+func derivedFrom(e encoding, id runtime.Identifier, perishable bool, build func(*frame.Frame, io.Writer) error) itemFunc {
+	ids := e.variants(id)
 	return func(f *frame.Frame) ([]byte, []byte, error) {
-		data, err := f.Derive(id, perishable, build)
+		data, err := f.Derive(ids[rand.IntN(len(ids))], perishable, build)
 		return nil, data, err
 	}
 }
@@ -155,7 +156,7 @@ func derivedFrom(id runtime.Identifier, perishable bool, build func(*frame.Frame
 // k8s.io/apiserver/pkg/endpoints/handlers/response.go.
 func (m *maker) metadata() itemFunc {
 	e, kind := m.encoding, m.version.WithKind("PartialObjectMetadata")
-	made := derivedFrom(runtime.Identifier(fmt.Sprintf("list item, %s, %s", e, kind)), false, func(f *frame.Frame, w io.Writer) error {
+	made := derivedFrom(e, runtime.Identifier(fmt.Sprintf("list item, %s, %s", e, kind)), false, func(f *frame.Frame, w io.Writer) error {
 		if e == inJSON {
 			p := partials.Get().(*partialJSON)
 			defer partials.Put(p)
@@ -230,8 +231,8 @@ var inner = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // rows returns the objects as rows of a Table with the given columns; see asTable in
 // k8s.io/apiserver/pkg/endpoints/handlers/response.go.
 func (m *maker) rows(first *frame.Frame, columns []metav1.TableColumnDefinition) (itemFunc, error) {
-	if m.encoding == inProtobuf {
-		return nil, wire.ErrNotSpliced
+	if m.encoding != inJSON {
+		return nil, wire.ErrNotSpliced // upstream has Tables in JSON and YAML only
 	}
 	if first == nil {
 		return func(*frame.Frame) ([]byte, []byte, error) { return nil, nil, wire.ErrNotSpliced }, nil // never called
@@ -249,7 +250,7 @@ func (m *maker) rows(first *frame.Frame, columns []metav1.TableColumnDefinition)
 	served := schema.GroupVersion{Group: m.info.APIGroup, Version: m.info.APIVersion}
 	partialKind := m.version.WithKind("PartialObjectMetadata")
 	id := fmt.Sprintf("row, %s, %s, %s, %s, %s", e, m.version, include, served, table.ID)
-	return derivedFrom(runtime.Identifier(id), true, func(f *frame.Frame, w io.Writer) error {
+	return derivedFrom(e, runtime.Identifier(id), true, func(f *frame.Frame, w io.Writer) error {
 		m.confined.decode(f.Size())
 		obj, err := f.Decode()
 		if err != nil {

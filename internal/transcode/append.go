@@ -479,7 +479,7 @@ func (s *writer) timestamp(b []byte) error {
 }
 
 // fieldSet writes the set of fields that a manager owns, which is JSON already:
-// objects in objects, and nothing else. That is seen at a glance; whatever is not as plain
+// objects in objects, and nothing else. objectsOnly checks for that; whatever is not as plain
 // goes through its own methods.
 func (s *writer) fieldSet(b []byte) error {
 	if len(b) > 0 && b[0] == 1<<3|delimited {

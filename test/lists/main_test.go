@@ -37,7 +37,13 @@ func (p *pair) both() []*servers.Server { return []*servers.Server{p.stock, p.we
 // start starts a pair with flags, and nothing to list but what the servers make themselves.
 func start(t testing.TB, flags ...string) *pair {
 	t.Helper()
-	p := &pair{etcd: etcd.Run(t)}
+	return startOver(t, etcd.Run(t), flags...)
+}
+
+// startOver starts a pair over what another one may have left in etcd.
+func startOver(t testing.TB, etcd *kubernetes.Client, flags ...string) *pair {
+	t.Helper()
+	p := &pair{etcd: etcd}
 	flags = append(flags, "--feature-gates="+gates)
 	p.stock = servers.Start(t, servers.Stock, p.etcd.Endpoints()[0], flags...)
 	p.weir = servers.Start(t, servers.Weir, p.etcd.Endpoints()[0], flags...)
