@@ -20,7 +20,10 @@ type generation struct {
 	past []view
 	// floor is the lowest revision that past can answer for.
 	floor uint64
-	// moved is closed, and replaced, when rev grows.
+	// stalled is why rev cannot grow, as far as known: the watch of the storage fails. It is
+	// nil while that tells something.
+	stalled error
+	// moved is closed, and replaced, when rev grows or stalled is set.
 	moved chan struct{}
 }
 
@@ -60,6 +63,18 @@ func (g *generation) advance(rev, floor uint64) {
 		return
 	}
 	g.rev = rev
+	g.stalled = nil
+	g.wake()
+}
+
+// stall says that rev cannot grow.
+func (g *generation) stall(why error) {
+	g.stalled = why
+	g.wake()
+}
+
+// wake has those who wait for a revision look again.
+func (g *generation) wake() {
 	close(g.moved)
 	g.moved = make(chan struct{})
 }
