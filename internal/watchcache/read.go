@@ -422,7 +422,9 @@ func (c *Cache) selectView(ctx context.Context, prefix string, opts storage.List
 		if rev, err = c.cfg.Storage.GetCurrentResourceVersion(ctx); err != nil {
 			return selection{}, err
 		}
-		span.AddEvent("getCurrentRV success")
+		if opts.Recursive {
+			span.AddEvent("getCurrentRV success")
+		}
 	}
 	gen, at, v, err := c.reach(ctx, rev)
 	if err != nil {
