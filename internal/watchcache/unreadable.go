@@ -34,6 +34,9 @@ const (
 	// diagnosisTimeout bounds the search for an object that cannot be read. Decoding may
 	// wait for a conversion webhook or a key server, for each object anew.
 	diagnosisTimeout = 30 * time.Second
+	// failuresApart is how long a watch lasts, at least, that was well although it told
+	// nothing; what upstream's reflector goes by.
+	failuresApart = time.Minute
 	// maxRestartDelay bounds the time between two attempts to read everything. It ends
 	// early when the object that was in the way can be read.
 	maxRestartDelay = 30 * time.Second
@@ -90,8 +93,8 @@ func (c *Cache) findObstacle(ctx context.Context) *obstacle {
 	ctx, cancel := context.WithTimeout(ctx, diagnosisTimeout)
 	defer cancel()
 	// A selector that wants nothing has the storage decode everything, gather what fails,
-	// and keep nothing.
-	nothing := storage.SelectionPredicate{Label: labels.Nothing(), Field: fields.Everything(), GetAttrs: c.cfg.GetAttrs}
+	// and keep nothing; the limit has it do so in pages.
+	nothing := storage.SelectionPredicate{Label: labels.Nothing(), Field: fields.Everything(), GetAttrs: c.cfg.GetAttrs, Limit: pageSize}
 	err := c.cfg.Storage.GetList(ctx, c.cfg.ResourcePrefix, storage.ListOptions{Predicate: nothing, Recursive: true}, c.cfg.NewListFunc())
 	if err == nil {
 		return nil
@@ -181,9 +184,9 @@ func (c *Cache) logFailure(what string, err error) {
 // failing is what a source knows of its watch while that ends with internal errors and
 // tells nothing new in between.
 type failing struct {
-	// since is when the first of times failures was.
-	since time.Time
-	times int
+	// since is when the first of times failures was, last when the last was.
+	since, last time.Time
+	times       int
 	// found is what is in the way, nil if that is not known.
 	found *obstacle
 	// readable says that everything in the storage could be read after the watch had failed.
@@ -197,10 +200,14 @@ type failing struct {
 func (s *source) failed(ctx context.Context, err error) error {
 	c, f := s.cache, &s.failing
 	now := c.cfg.Clock.Now()
+	if now.Sub(f.last) >= failuresApart {
+		s.recovered() // it has been well in between, and had nothing to tell
+	}
 	if f.times == 0 {
 		f.since = now
 	}
 	f.times++
+	defer func() { f.last = c.cfg.Clock.Now() }() // the search for an obstacle takes its time
 	switch {
 	case f.times == 1:
 		return nil // etcd without a leader, say: it may be over

@@ -62,7 +62,7 @@ func (o *observed) set(change func()) {
 }
 
 func (o *observed) GetList(ctx context.Context, key string, opts storage.ListOptions, list runtime.Object) error {
-	if opts.Recursive && opts.Predicate.Limit == 0 {
+	if !bounded(opts) {
 		o.whole.Add(1)
 	} else {
 		o.small.Add(1)
@@ -316,6 +316,23 @@ func TestHiccup(t *testing.T) {
 	if err != nil || len(list.Items) != 1 {
 		t.Errorf("a list is answered with %d Pods, %v, want 1", len(list.Items), err)
 	}
+	// One such failure now and then is no reason to read anything anew either.
+	for range 3 {
+		fake.Step(failuresApart)
+		eventually(t, "a watch to end", passing(func() bool {
+			select {
+			case o.events <- errorEvent(errMade):
+				return true
+			default:
+				return false
+			}
+		}))
+	}
+	changed := s.churn(t, 1, 1)[0]
+	eventually(t, "the cache to have the change", passing(func() bool {
+		_, at, _, err := s.current()
+		return err == nil && at >= revision(t, changed.ResourceVersion)
+	}))
 	if after, _, _, err := s.current(); err != nil || after != before {
 		t.Errorf("everything has been read anew, %v", err)
 	}
