@@ -27,7 +27,8 @@ type generation struct {
 	moved chan struct{}
 }
 
-// publish makes v the state. Views before the log's floor go with the log.
+// publish makes v the state, and drops the views that answer only for revisions below
+// floor, the log's: a view is kept as long as the events that lead on from it.
 func (g *generation) publish(v view, keep bool, floor uint64) {
 	g.view = v
 	if !keep {
@@ -53,8 +54,8 @@ func (g *generation) forget(floor uint64) {
 	g.floor = max(g.floor, floor)
 }
 
-// advance says that the state is known up to rev, and the log back to floor: what
-// came before goes with it, also while nothing happens.
+// advance sets rev, if it is higher, and drops the views that answer only for revisions
+// below floor, the log's: also when rev is what it was.
 func (g *generation) advance(rev, floor uint64) {
 	if len(g.past) > 0 {
 		g.forget(floor)

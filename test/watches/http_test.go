@@ -1,6 +1,8 @@
 // Copyright The weir Authors.
 // SPDX-License-Identifier: Apache-2.0
 
+// Package watches has the tests of internal/watchcache that import a whole API server:
+// what watches send, held against what upstream's sends.
 package watches
 
 import (
