@@ -341,6 +341,36 @@ func TestHiccup(t *testing.T) {
 	}
 }
 
+// TestRepairedSoon has an object repaired before the cache has given up its state: it does
+// not wait until it would have, although its watch will never get past the object.
+func TestRepairedSoon(t *testing.T) {
+	etcd3.TestOnlySetFatalOnDecodeError(t, false)
+	fake := clocktesting.NewFakeClock(time.Now())
+	s := newSubject(t, withIndexes, func(_ *storeOptions, c *Config) { c.Clock = fake })
+	waitRevision(t, s.Cache, revision(t, s.put(t, pod("a")).ResourceVersion))
+	before, _, _, err := s.current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.putRaw(t, "/pods/a/b", "no Pod at all")
+	passing := func(done func() bool) func() bool {
+		return func() bool {
+			fake.Step(20 * time.Millisecond)
+			return done()
+		}
+	}
+	eventually(t, "the cache to stall", passing(s.stalled))
+	s.repair(t, "/pods/a/b")
+	begun := fake.Now()
+	eventually(t, "everything to be read anew", passing(func() bool {
+		gen, _, _, err := s.current()
+		return err == nil && gen != before
+	}))
+	if took := fake.Since(begun); took > internalErrorRetry/2 {
+		t.Errorf("the cache is back after %v", took)
+	}
+}
+
 // TestUnreadableIsNotReadAllTheTime has an object that cannot be read for two minutes:
 // everything is read now and then, and the object often, so that the cache is back soon
 // after it has been repaired.
