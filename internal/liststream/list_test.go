@@ -123,8 +123,8 @@ func TestDecoded(t *testing.T) {
 	const few = 3
 	w := newWorld(t, objects...)
 	for _, f := range forms {
-		if strings.Contains(f.accept, "Table") {
-			continue // rows are printed from decoded objects
+		if strings.Contains(f.accept, "Table") || strings.Contains(f.accept, "cbor") {
+			continue // rows are printed from decoded objects; CBOR has two variants, of which chance takes one
 		}
 		ask(w.streaming(), f) // derived encodings are made once
 		w.decoded.Store(0)

@@ -40,7 +40,7 @@ func (c *Cache) DefaultedOnRead() (objects int, bytes int64) {
 // to etcd. It is false for options that are not valid.
 func (c *Cache) Answers(opts metav1.ListOptions) bool {
 	result, err := delegator.ShouldDelegateListMeta(&opts, rules{c})
-	return err == nil && !result.ShouldDelegate
+	return err == nil && !result.ShouldDelegate && (opts.ResourceVersion == "0" || !c.stalled())
 }
 
 // Size returns how many objects the cache has, and how many bytes they are.

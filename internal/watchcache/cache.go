@@ -25,6 +25,7 @@ import (
 	"k8s.io/apiserver/pkg/storage/cacher/progress"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/component-base/tracing"
 	"k8s.io/utils/clock"
 
 	"github.com/weir-project/weir/internal/eventlog"
@@ -113,13 +114,22 @@ type Cache struct {
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 
+	// turns has as many tokens in it as lists of unknown size are now read from etcd because
+	// the cache has stalled.
+	turns chan struct{}
+
+	// mu guards what follows, and the fields of gen. It is the last in the order of locks:
+	// none is taken while it is held, neither the log's nor its dispatcher's, so it may be
+	// taken under any of them.
 	mu sync.RWMutex
 	// gen is nil while the cache is not ready.
 	gen *generation
-	// notReady is since when, and why, gen is nil.
+	// notReady is since when gen is nil.
 	notReady time.Time
-	cause    error
-	stopped  bool
+	// cause is why reading the resource failed the last time; nil if it has not failed since
+	// gen was not nil.
+	cause   error
+	stopped bool
 	// inconsistent says that the checker found etcd to differ: snapshots are not used.
 	inconsistent bool
 	// compacted is the revision up to which etcd has been compacted, as far as known.
@@ -170,6 +180,7 @@ func New(cfg Config) (*Cache, error) {
 		progress: progress.NewConditionalProgressRequester(cfg.Storage.RequestWatchProgress, cfg.Clock, outgoing),
 		dispatch: metrics.NewWatcherMetricsObservers(cfg.GroupResource),
 		cancel:   cancel,
+		turns:    make(chan struct{}, wholeReads),
 		notReady: cfg.Clock.Now(),
 	}
 	for name := range cfg.Trigger {
@@ -192,7 +203,7 @@ func New(cfg Config) (*Cache, error) {
 		c.running.Go(func() { c.watchCompaction(ctx) })
 	}
 	if utilfeature.DefaultFeatureGate.Enabled(features.DetectCacheInconsistency) || consistency.PanicOnCacheInconsistency {
-		checker := consistency.NewChecker(cfg.ResourcePrefix, cfg.GroupResource, cfg.NewListFunc, namesOnly{c}, cfg.Storage)
+		checker := consistency.NewChecker(cfg.ResourcePrefix, cfg.GroupResource, cfg.NewListFunc, identities{c}, cfg.Storage)
 		c.running.Go(func() { checker.Run(ctx.Done()) })
 	}
 	return c, nil
@@ -255,27 +266,58 @@ func (c *Cache) Ready() bool {
 	return c.gen != nil && !c.stopped
 }
 
+// unreadable tells whether the cache is not ready because reading the resource failed.
+func (c *Cache) unreadable() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.gen == nil && c.cause != nil
+}
+
 // setNotReady ends the present generation: its watches end, its bytes go.
 func (c *Cache) setNotReady(cause error) {
+	gen := c.takeGeneration(cause)
+	if gen != nil {
+		gen.log.Close() // not under c.mu, which is the last in the order of locks
+	}
+}
+
+// takeGeneration leaves the cache without a generation, and returns the one it had.
+func (c *Cache) takeGeneration(cause error) *generation {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cause = cause
-	if c.gen == nil {
-		return
-	}
 	gen := c.gen
+	if gen == nil {
+		return nil
+	}
 	c.gen = nil
 	c.notReady = c.cfg.Clock.Now()
-	gen.log.Close()
 	close(gen.moved)
+	return gen
 }
 
 // waitFresh returns the generation when it has reached rev, with its revision and
 // view then. It waits for freshTimeout at most, and asks etcd for progress meanwhile.
 func (c *Cache) waitFresh(ctx context.Context, rev uint64) (*generation, uint64, view, error) {
+	return c.await(ctx, rev, false)
+}
+
+// reach is waitFresh for those who can go to etcd: it returns a *stalledError as soon as
+// the cache is known to be unable to reach rev.
+func (c *Cache) reach(ctx context.Context, rev uint64) (*generation, uint64, view, error) {
+	return c.await(ctx, rev, true)
+}
+
+func (c *Cache) await(ctx context.Context, rev uint64, elsewhere bool) (*generation, uint64, view, error) {
+	span := tracing.SpanFromContext(ctx)
 	gen, at, v, err := c.current()
-	if err != nil || at >= rev {
-		return gen, at, v, err
+	span.AddEvent("watchCache locked acquired")
+	if err != nil {
+		return nil, 0, view{}, err
+	}
+	if at >= rev {
+		span.AddEvent("watchCache fresh enough")
+		return gen, at, v, nil
 	}
 	if delegator.ConsistentReadSupported() {
 		c.progress.Add()
@@ -293,10 +335,14 @@ func (c *Cache) waitFresh(ctx context.Context, rev uint64) (*generation, uint64,
 			defer c.mu.RUnlock()
 			return nil, 0, view{}, c.notReadyLocked()
 		}
-		gen, at, v, moved := c.gen, c.gen.rev, c.gen.view, c.gen.moved
+		gen, at, v, moved, stalled := c.gen, c.gen.rev, c.gen.view, c.gen.moved, c.gen.stalled
 		c.mu.RUnlock()
 		if at >= rev {
+			span.AddEvent("watchCache fresh enough")
 			return gen, at, v, nil
+		}
+		if elsewhere && stalled != nil {
+			return nil, 0, view{}, &stalledError{resource: c.cfg.GroupResource, cause: stalled}
 		}
 		select {
 		case <-moved:

@@ -22,7 +22,10 @@ type generation struct {
 	past []view
 	// floor is the lowest revision that past can answer for.
 	floor uint64
-	// moved is closed, and replaced, when rev grows.
+	// stalled is why rev cannot grow, as far as known: the watch of the storage fails. It is
+	// nil while that tells something.
+	stalled error
+	// moved is closed, and replaced, when rev grows or stalled is set.
 	moved chan struct{}
 
 	// expiring says that expire is going to be called. Not guarded.
@@ -56,7 +59,8 @@ func (g *generation) expire(c *Cache) {
 	}
 }
 
-// publish makes v the state. Views before the log's floor go with the log.
+// publish makes v the state, and drops the views that answer only for revisions below
+// floor, the log's: a view is kept as long as the events that lead on from it.
 func (g *generation) publish(v view, keep bool, floor uint64) {
 	g.view = v
 	if !keep {
@@ -82,8 +86,8 @@ func (g *generation) forget(floor uint64) {
 	g.floor = max(g.floor, floor)
 }
 
-// advance says that the state is known up to rev, and the log back to floor: what
-// came before goes with it, also while nothing happens.
+// advance sets rev, if it is higher, and drops the views that answer only for revisions
+// below floor, the log's: also when rev is what it was.
 func (g *generation) advance(rev, floor uint64) {
 	if len(g.past) > 0 {
 		g.forget(floor)
@@ -92,6 +96,18 @@ func (g *generation) advance(rev, floor uint64) {
 		return
 	}
 	g.rev = rev
+	g.stalled = nil
+	g.wake()
+}
+
+// stall says that rev cannot grow.
+func (g *generation) stall(why error) {
+	g.stalled = why
+	g.wake()
+}
+
+// wake has those who wait for a revision look again.
+func (g *generation) wake() {
 	close(g.moved)
 	g.moved = make(chan struct{})
 }

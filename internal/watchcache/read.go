@@ -5,6 +5,7 @@ package watchcache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"reflect"
@@ -46,19 +47,26 @@ func (c *Cache) Get(ctx context.Context, key string, opts storage.GetOptions, ob
 		attribute.String("audit-id", audit.GetAuditIDTruncated(ctx)),
 		attribute.String("key", key),
 		attribute.String("resource-version", opts.ResourceVersion))
-	defer span.End(500 * time.Millisecond)
-	if key, err = storage.PrepareKey(c.cfg.ResourcePrefix, key, false); err != nil {
+	prepared, err := storage.PrepareKey(c.cfg.ResourcePrefix, key, false)
+	if err != nil {
 		return err
 	}
 	out, err := conversion.EnforcePtr(objPtr)
 	if err != nil {
 		return err
 	}
-	_, at, v, err := c.waitFresh(ctx, rev)
+	_, at, v, err := c.reach(ctx, rev)
+	if stalled := (*stalledError)(nil); errors.As(err, &stalled) {
+		return c.cfg.Storage.Get(ctx, key, opts, objPtr)
+	}
 	if err != nil {
 		return err
 	}
+	// As with upstream, what only waited is not worth a line in the log.
+	defer span.End(500 * time.Millisecond)
+	key = prepared
 	f, ok := v.objects.Get(key)
+	span.AddEvent("GetByKey success")
 	if !ok {
 		out.Set(reflect.Zero(out.Type()))
 		if opts.IgnoreNotFound {
@@ -90,19 +98,29 @@ func (c *Cache) GetList(ctx context.Context, key string, opts storage.ListOption
 	if _, err := c.cfg.Versioner.ParseResourceVersion(opts.ResourceVersion); err != nil {
 		return err
 	}
-	if opts.Predicate.Limit > 0 && selectsAll(opts.Predicate) && !c.Ready() {
-		return c.cfg.Storage.GetList(ctx, key, opts, listObj) // a bounded load on etcd
+	if opts.Predicate.Limit > 0 && selectsAll(opts.Predicate) && !c.Ready() || !opts.Recursive && c.unreadable() {
+		// A bounded load on etcd. Upstream has single objects wait, too, until the cache is
+		// ready: at a start it soon is, but not if some other object cannot be read.
+		return c.cfg.Storage.GetList(ctx, key, opts, listObj)
 	}
 
 	err = c.list(ctx, key, opts, listObj)
 	if apierrors.IsResourceExpired(err) && utilfeature.DefaultFeatureGate.Enabled(features.ListFromCacheSnapshot) {
 		return c.cfg.Storage.GetList(ctx, key, opts, listObj)
 	}
+	stalled := (*stalledError)(nil)
+	past := errors.As(err, &stalled)
+	if past {
+		err = c.listPast(ctx, stalled, key, opts, listObj)
+	}
 	if !rule.ConsistentRead {
 		return err
 	}
 	fallback := "false"
-	if storage.IsTooLargeResourceVersion(err) {
+	switch {
+	case past:
+		fallback = "true"
+	case storage.IsTooLargeResourceVersion(err):
 		if c.cfg.Bounded || utilfeature.DefaultFeatureGate.Enabled(features.ConsistentListFromCacheSkipTimeoutFallback) {
 			fallback = "skipped"
 			err = apierrors.NewTooManyRequests(err.Error(), tooHighRetrySeconds)
@@ -296,7 +314,7 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 	if err != nil {
 		return err
 	}
-	span.AddEvent("Ready")
+	c.traceListed(ctx, &sel, prefix, opts)
 
 	limit := int64(0)
 	if opts.ResourceVersion != "0" {
@@ -374,6 +392,11 @@ func itemsOf(listObj runtime.Object) (reflect.Value, error) {
 // selectView waits until the cache can answer opts, and says with what. The cases are
 // those of delegator.ShouldDelegateList.
 func (c *Cache) selectView(ctx context.Context, prefix string, opts storage.ListOptions) (selection, error) {
+	span := tracing.SpanFromContext(ctx)
+	if _, _, _, err := c.current(); err != nil {
+		return selection{}, err
+	}
+	span.AddEvent("Ready")
 	rev, err := c.cfg.Versioner.ParseResourceVersion(opts.ResourceVersion)
 	if err != nil {
 		return selection{}, err
@@ -399,8 +422,11 @@ func (c *Cache) selectView(ctx context.Context, prefix string, opts storage.List
 		if rev, err = c.cfg.Storage.GetCurrentResourceVersion(ctx); err != nil {
 			return selection{}, err
 		}
+		if opts.Recursive {
+			span.AddEvent("getCurrentRV success")
+		}
 	}
-	gen, at, v, err := c.waitFresh(ctx, rev)
+	gen, at, v, err := c.reach(ctx, rev)
 	if err != nil {
 		return selection{}, err
 	}
@@ -408,13 +434,24 @@ func (c *Cache) selectView(ctx context.Context, prefix string, opts storage.List
 	if exact {
 		past, ok := c.viewAt(gen, rev)
 		if !ok {
-			return selection{}, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d", rev))
+			err := apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d", rev))
+			span.AddEvent("GetExactSnapshotLocked failed", attribute.String("error", err.Error()))
+			return selection{}, err
 		}
+		span.AddEvent("GetExactSnapshotLocked success")
 		sel.view, sel.rev = past, rev
 		return sel, nil
 	}
 	if indexed && opts.Recursive {
 		sel.index, sel.value = c.indexFor(ctx, opts.Predicate)
+	}
+	switch {
+	case !opts.Recursive:
+		span.AddEvent("GetByKey success")
+	case sel.index >= 0:
+		span.AddEvent("GetByIndexSnapshot success", attribute.String("index", c.indexes[sel.index]))
+	default:
+		span.AddEvent("GetLatestSnapshotOrBuildLocked success")
 	}
 	return sel, nil
 }
@@ -434,10 +471,14 @@ func (c *Cache) indexFor(ctx context.Context, pred storage.SelectionPredicate) (
 
 // keys returns the key of every object, for the estimate of their size.
 func (c *Cache) keys(ctx context.Context) ([]string, error) {
+	ctx, span := tracing.Start(ctx, "cacher.getKeys",
+		attribute.String("audit-id", audit.GetAuditIDTruncated(ctx)))
+	defer span.End(500 * time.Millisecond)
 	rev, err := c.cfg.Storage.GetCurrentResourceVersion(ctx)
 	if err != nil {
 		return nil, err
 	}
+	span.AddEvent("GetCurrentResourceVersion succeed", attribute.Int64("resource-version", int64(rev)))
 	_, _, v, err := c.waitFresh(ctx, rev)
 	if err != nil {
 		return nil, err
@@ -447,17 +488,18 @@ func (c *Cache) keys(ctx context.Context) ([]string, error) {
 		keys = append(keys, key)
 		return true
 	})
+	span.AddEvent("ListKeys success")
 	return keys, nil
 }
 
-// namesOnly is the cache as the consistency checker sees it. The checker looks at
-// names and revisions only, so the objects it gets have nothing else: decoding the
-// whole resource every few minutes would cost what the cache saves.
-type namesOnly struct{ *Cache }
+// identities is the cache as the consistency checker sees it: its objects have a
+// namespace, a name and a revision, and nothing else. The checker looks at no more, and
+// decoding the whole resource every few minutes would cost what the cache saves.
+type identities struct{ *Cache }
 
 // GetList fills listObj with all objects of the cache, whatever opts say: the checker
 // asks for nothing else.
-func (d namesOnly) GetList(ctx context.Context, key string, _ storage.ListOptions, listObj runtime.Object) error {
+func (d identities) GetList(ctx context.Context, key string, _ storage.ListOptions, listObj runtime.Object) error {
 	_, at, v, err := d.current()
 	if err != nil {
 		return err

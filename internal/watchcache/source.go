@@ -38,20 +38,36 @@ const (
 
 // follow keeps the cache equal to etcd until ctx ends.
 func (c *Cache) follow(ctx context.Context) {
+	failed := 0 // how often in a row the resource could not be read
 	for {
-		start := c.cfg.Clock.Now()
-		s := &source{cache: c, start: start, state: c.newState()}
+		s := &source{cache: c, start: c.cfg.Clock.Now(), state: c.newState()}
 		err := s.run(ctx)
-		c.setNotReady(err)
+		found := s.failing.found
+		s.recovered()
 		s.state.unbook()
+		if s.gen != nil {
+			failed = 0
+			c.setNotReady(err)
+		}
 		if ctx.Err() != nil {
+			c.setNotReady(nil)
 			return
 		}
 		if err != nil {
-			klog.ErrorS(err, "Watch cache: reading the resource failed, starting again", "group", c.cfg.GroupResource.Group, "resource", c.cfg.GroupResource.Resource)
+			if s.gen == nil {
+				found = c.findObstacle(ctx)
+			}
+			if found != nil {
+				err = found.err
+			}
+			failed++
+			c.logFailure("Watch cache: reading the resource failed, starting again", err)
 			metrics.WatchCacheInitializationErrors.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Inc()
 		}
-		if !c.pause(ctx) {
+		// Until now the cause has been that of the attempt before: a client is told which
+		// object cannot be read all the time.
+		c.setNotReady(err)
+		if !c.delay(ctx, failed, found) {
 			return
 		}
 	}
@@ -78,7 +94,8 @@ type source struct {
 	// rev is the revision up to which the state is complete.
 	rev uint64
 	// gen is nil until the state is complete for the first time.
-	gen *generation
+	gen     *generation
+	failing failing
 }
 
 // run returns when the resource has to be read anew, or ctx ends.
@@ -95,9 +112,7 @@ func (s *source) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var failing time.Time // since when the watch ends with internal errors
 	for {
-		before := s.rev
 		err := s.consume(ctx, w)
 		w.Stop()
 		switch {
@@ -109,13 +124,8 @@ func (s *source) run(ctx context.Context) error {
 			}
 			return err
 		case err == nil:
-			failing = time.Time{}
 		case apierrors.IsInternalError(err):
-			now := s.cache.cfg.Clock.Now()
-			if failing.IsZero() || s.rev > before {
-				failing = now
-			}
-			if now.Sub(failing) > internalErrorRetry {
+			if err := s.failed(ctx, err); err != nil {
 				return err
 			}
 		default:
@@ -226,7 +236,7 @@ func (s *source) consume(ctx context.Context, w watch.Interface) error {
 			if !ok {
 				return nil
 			}
-			if err := s.apply(event); err != nil {
+			if err := s.apply(ctx, event); err != nil {
 				return err
 			}
 		case <-ctx.Done():
@@ -235,7 +245,7 @@ func (s *source) consume(ctx context.Context, w watch.Interface) error {
 	}
 }
 
-func (s *source) apply(event watch.Event) error {
+func (s *source) apply(ctx context.Context, event watch.Event) error {
 	c := s.cache
 	if event.Type == watch.Error {
 		return apierrors.FromObject(event.Object)
@@ -252,8 +262,7 @@ func (s *source) apply(event watch.Event) error {
 			}
 			return s.ready(rev)
 		}
-		s.advance(rev)
-		return nil
+		return s.progress(ctx, rev)
 	}
 	received := c.cfg.Clock.Now()
 	recorded := received
@@ -273,6 +282,9 @@ func (s *source) apply(event watch.Event) error {
 	if err != nil {
 		return err
 	}
+	if f.Revision() < s.rev {
+		return fmt.Errorf("the watch of the storage of %s goes back: it tells of %s at revision %d after revision %d", c.cfg.GroupResource, key, f.Revision(), s.rev)
+	}
 	prev, _ := s.state.objects.Get(key)
 	ch := &change{rev: f.Revision(), prev: prev, recorded: recorded, received: received}
 	if event.Type == watch.Deleted {
@@ -283,7 +295,31 @@ func (s *source) apply(event watch.Event) error {
 		ch.same = prev != nil && f.SelectedAs(prev)
 		s.state.set(f)
 	}
-	return s.append(ch)
+	if err := s.append(ch); err != nil {
+		return err
+	}
+	s.recovered()
+	return nil
+}
+
+// progress takes a progress notification.
+func (s *source) progress(ctx context.Context, rev uint64) error {
+	c := s.cache
+	if rev < s.rev {
+		// A member of etcd that is behind says so: nothing follows from it. If all of etcd is,
+		// it has been restored from a backup, and what it writes until it is back at s.rev
+		// would never be told. If it does not answer, the next notification asks again.
+		current, err := c.cfg.Storage.GetCurrentResourceVersion(ctx)
+		if err == nil && current < s.rev {
+			return fmt.Errorf("the storage of %s has gone back to revision %d after revision %d; was etcd restored from a backup?", c.cfg.GroupResource, current, s.rev)
+		}
+		return nil
+	}
+	if rev > s.rev {
+		s.advance(rev)
+		s.recovered()
+	}
+	return nil
 }
 
 // append makes a change known: to the log, to readers of the state and to those who
@@ -310,11 +346,8 @@ func (s *source) append(ch *change) error {
 	return nil
 }
 
-// advance says that nothing happened up to rev.
+// advance says that nothing happened up to rev, which is higher than before.
 func (s *source) advance(rev uint64) {
-	if rev <= s.rev {
-		return
-	}
 	s.rev = rev
 	s.gen.log.Advance(rev)
 	floor := s.gen.log.Floor()

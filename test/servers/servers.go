@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -81,6 +82,8 @@ type Server struct {
 	log          *buffer
 	// ended is closed when the process has ended.
 	ended chan struct{}
+	// ready says that Wait has returned: the process may end with an error before.
+	ready *atomic.Bool
 }
 
 // Start starts a server over an etcd, and stops it with the test. It returns at once;
@@ -112,7 +115,7 @@ func Start(t testing.TB, name, etcd string, args ...string) *Server {
 		t.Fatal(err)
 	}
 	s := &Server{
-		Name: name, URL: "https://127.0.0.1:" + port, Dir: dir, t: t, log: &buffer{}, ended: make(chan struct{}),
+		Name: name, URL: "https://127.0.0.1:" + port, Dir: dir, t: t, log: &buffer{}, ended: make(chan struct{}), ready: &atomic.Bool{},
 		http2: &http.Client{Transport: NewTransport()}, http1: &http.Client{Transport: NewTransportHTTP1()},
 	}
 	command := exec.Command(binary, append([]string{
@@ -137,7 +140,7 @@ func Start(t testing.TB, name, etcd string, args ...string) *Server {
 		s.http2.CloseIdleConnections()
 		s.http1.CloseIdleConnections()
 		_ = command.Process.Signal(syscall.SIGTERM) // it may have ended
-		if <-s.ended; exit != nil {
+		if <-s.ended; exit != nil && s.ready.Load() {
 			t.Errorf("%s ended with %v", name, exit)
 		}
 		if t.Failed() {
@@ -159,6 +162,7 @@ func (s *Server) Wait() *Server {
 		status, _ := s.Do(http.MethodGet, "/readyz", nil)
 		return status == http.StatusOK
 	})
+	s.ready.Store(true)
 	return s
 }
 
@@ -167,6 +171,13 @@ func (s *Server) In(t testing.TB) *Server {
 	c := *s
 	c.t = t
 	return &c
+}
+
+// Said returns what the process has written to its log so far.
+func (s *Server) Said() string {
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	return string(s.log.data)
 }
 
 // NewTransport returns a client's side of a connection over HTTP/2. It compresses

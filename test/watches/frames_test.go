@@ -1,7 +1,7 @@
 // Copyright The weir Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package watchcache_test
+package watches
 
 import (
 	"bytes"

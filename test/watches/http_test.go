@@ -1,7 +1,9 @@
 // Copyright The weir Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package watchcache_test
+// Package watches has the tests of internal/watchcache that import a whole API server:
+// what watches send, held against what upstream's sends.
+package watches
 
 import (
 	"bytes"
