@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -131,9 +132,19 @@ func (a *Admin) Get(ctx context.Context, path string) ([]byte, error) {
 		return nil, fmt.Errorf("GET %s: %w", path, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("GET %s: %s: %s", path, resp.Status, firstLine(body))
+		return nil, fmt.Errorf("GET %s: %s: %s", path, resp.Status, FirstLine(body))
 	}
 	return body, nil
+}
+
+// WaitReady polls /readyz until it answers 200. It gives up after five minutes.
+func (a *Admin) WaitReady(ctx context.Context) error { return a.waitReady(ctx, a.Base, nil) }
+
+func (a *Admin) waitReady(ctx context.Context, name string, p *Process) error {
+	return waitReady(ctx, name, p, 5*time.Minute, 100*time.Millisecond, func(ctx context.Context) error {
+		_, err := a.Get(ctx, "/readyz")
+		return err
+	})
 }
 
 // newHTTPClient makes a client with a connection of its own that trusts caPEM, speaks HTTP/2 and asks for no gzip.
@@ -149,7 +160,8 @@ func newHTTPClient(caPEM []byte) (*http.Client, error) {
 	}}, nil
 }
 
-func firstLine(b []byte) string {
+// FirstLine is the first line of what somebody answers, cut to a length that is fit for an error.
+func FirstLine(b []byte) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
 	if len(line) > 300 {
 		line = line[:300] + "…"

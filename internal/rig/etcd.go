@@ -113,7 +113,7 @@ func (r *Room) etcdMember(args []string) (launch, error) {
 // WaitReady waits until the member serves, which takes a majority. It gives up after a minute, or when the member dies.
 func (m *Member) WaitReady(ctx context.Context) error {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	return m.waitReady(ctx, time.Minute, 50*time.Millisecond, func(ctx context.Context) error {
+	return waitReady(ctx, m.name, m.Process, time.Minute, 50*time.Millisecond, func(ctx context.Context) error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.Endpoint()+"/health", nil)
 		if err != nil {
 			return err
@@ -125,42 +125,10 @@ func (m *Member) WaitReady(ctx context.Context) error {
 		defer resp.Body.Close()
 		body, err := io.ReadAll(resp.Body)
 		if err == nil && resp.StatusCode != http.StatusOK {
-			err = fmt.Errorf("%s: %s", resp.Status, firstLine(body))
+			err = fmt.Errorf("%s: %s", resp.Status, FirstLine(body))
 		}
 		return err
 	})
-}
-
-// waitReady asks until the answer is nil, the process has died or been stopped, or limit is over.
-func (p *Process) waitReady(ctx context.Context, limit, every time.Duration, ask func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	done := p.Done()
-	var last error
-	for {
-		err := ask(ctx)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() == nil {
-			last = err
-		}
-		select {
-		case <-tick.C:
-		case <-done:
-			if err := p.Died(); err != nil {
-				return fmt.Errorf("%w%s", err, p.LogEnd())
-			}
-			return fmt.Errorf("%s was stopped before it was ready", p.name)
-		case <-ctx.Done():
-			if context.Cause(ctx) != context.DeadlineExceeded {
-				return context.Cause(ctx)
-			}
-			return fmt.Errorf("%s was not ready after %v: %w%s", p.name, limit, last, p.LogEnd())
-		}
-	}
 }
 
 // Client connects to all members, or to those at endpoints. The caller closes it.

@@ -4,6 +4,7 @@
 package rig
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -247,4 +248,43 @@ func (p *Process) Usage() (Usage, error) {
 	rss, rssErr := residentBytes(pid)
 	cpu, cpuErr := cpuSeconds(pid)
 	return Usage{RSS: rss, CPU: cpu}, errors.Join(rssErr, cpuErr)
+}
+
+// waitReady asks until the answer is nil, the process, where there is one, has ended, or limit is over.
+func waitReady(ctx context.Context, name string, p *Process, limit, every time.Duration, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	var done <-chan struct{}
+	if p != nil {
+		done = p.Done()
+	}
+	var last error
+	for {
+		err := ask(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-tick.C:
+		case <-done:
+			if err := p.Died(); err != nil {
+				return fmt.Errorf("%w%s", err, p.LogEnd())
+			}
+			return fmt.Errorf("%s was stopped before it was ready", name)
+		case <-ctx.Done():
+			if context.Cause(ctx) != context.DeadlineExceeded {
+				return context.Cause(ctx)
+			}
+			logEnd := ""
+			if p != nil {
+				logEnd = p.LogEnd()
+			}
+			return fmt.Errorf("%s was not ready after %v: %w%s", name, limit, last, logEnd)
+		}
+	}
 }

@@ -135,12 +135,9 @@ func (r *Room) commonArgs(port int) []string {
 	}
 }
 
-// WaitReady polls /readyz until it answers 200. It gives up after five minutes, or when the server dies.
+// WaitReady polls /readyz until it answers 200. It gives up after five minutes, or when the server ends.
 func (s *Server) WaitReady(ctx context.Context) error {
-	return s.waitReady(ctx, 5*time.Minute, 100*time.Millisecond, func(ctx context.Context) error {
-		_, err := s.Get(ctx, "/readyz")
-		return err
-	})
+	return s.Admin.waitReady(ctx, s.Name(), s.Process)
 }
 
 // Stop is Process.Stop, with this process's own connection closed before.
