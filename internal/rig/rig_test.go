@@ -171,6 +171,7 @@ func TestProcessPauses(t *testing.T) {
 	if err := p.Pause(); err != nil {
 		t.Fatal(err)
 	}
+	until(t, "it is paused", func() bool { return state(t, p.Pid()) == "T" })
 	if err := p.Stop(time.Minute); err == nil || !strings.Contains(err.Error(), "terminated") {
 		t.Errorf("stopped while paused: %v, want the end by SIGTERM", err)
 	}
@@ -282,12 +283,20 @@ func TestEtcdClusterLosesItsLeader(t *testing.T) {
 		return revision
 	}
 	put("all")
+	leads := func(m *Member) {
+		t.Helper()
+		if status, err := client.Status(ctx, m.Endpoint()); err != nil || status.Leader != status.Header.MemberId {
+			t.Errorf("%s does not lead: %+v, %v", m.Name(), status, err)
+		}
+	}
+	leads(leader)
 	leader.Kill()
 	without := put("without")
 	second, err := e.Leader(ctx)
 	if err != nil || second == leader {
 		t.Fatalf("leader %v, %v", second, err)
 	}
+	leads(second)
 	if err := leader.Restart(); err != nil {
 		t.Fatal(err)
 	}
