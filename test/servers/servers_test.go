@@ -149,6 +149,18 @@ func TestRoom(t *testing.T) {
 	weir.Wait()
 }
 
+// A weir without an etcd to be told of has its own, and that too is killed and started again.
+func TestStandAlone(t *testing.T) {
+	room := Room(t)
+	s := StartIn(t, room, Program(Weir, "--data-dir="+t.TempDir())).Wait()
+	s.Must(http.MethodPost, "/api/v1/namespaces", map[string]any{"metadata": map[string]any{"name": "kept"}})
+	s.Rig.Kill()
+	if err := s.Rig.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	s.Wait().Must(http.MethodGet, "/api/v1/namespaces/kept", nil)
+}
+
 // A server that passes its memory limit is killed, and it is said why.
 func TestMemoryLimit(t *testing.T) {
 	room := Room(t)
