@@ -26,7 +26,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/wait"
 
-	"github.com/weir-project/weir/internal/bench"
+	"github.com/weir-project/weir/internal/bench/report"
 	testetcd "github.com/weir-project/weir/test/etcd"
 	testwait "github.com/weir-project/weir/test/wait"
 )
@@ -145,9 +145,9 @@ func (r *benchRun) untilSays(text string) {
 }
 
 // results reads results.json.
-func (r *benchRun) results() bench.Results {
+func (r *benchRun) results() report.Results {
 	r.t.Helper()
-	var results bench.Results
+	var results report.Results
 	data, err := os.ReadFile(filepath.Join(r.out, "results.json"))
 	if err == nil {
 		err = json.Unmarshal(data, &results)

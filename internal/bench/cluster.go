@@ -18,16 +18,22 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/weir-project/weir/internal/bench/client"
+	"github.com/weir-project/weir/internal/bench/dataset"
+	"github.com/weir-project/weir/internal/bench/report"
+	"github.com/weir-project/weir/internal/bench/scenario"
+	"github.com/weir-project/weir/internal/rig"
 )
 
 // cluster is bench's stay on a cluster that it did not start: one namespace, made for this run and removed in the end with
 // all that is in it. The only other thing that a run may leave marks in is a custom resource definition of its own.
 type cluster struct {
-	target Target
-	access access
-	server *server
-	place  place
+	access rig.Access
+	server *scenario.Server
+	place  dataset.Place
 	say    func(format string, args ...any)
 
 	created bool // the namespace, and so everything else, may exist
@@ -35,25 +41,24 @@ type cluster struct {
 
 // connectCluster reaches the cluster, checks that the user may do what the scenarios need, and makes the namespace. Nothing
 // is left behind when it fails.
-func connectCluster(ctx context.Context, o *Options, scenarios []scenario, say func(string, ...any)) (*cluster, error) {
+func connectCluster(ctx context.Context, o *Options, scenarios []scenario.Scenario, say func(string, ...any)) (*cluster, error) {
 	id := make([]byte, 4)
 	if _, err := rand.Read(id); err != nil {
 		return nil, err
 	}
 	c := &cluster{
-		target: Target{Name: clusterTarget},
-		access: access{Kubeconfig: o.Kubeconfig, Context: o.Context},
-		place:  place{run: hex.EncodeToString(id), only: o.Namespace},
+		access: rig.Access{Kubeconfig: o.Kubeconfig, Context: o.Context},
+		place:  dataset.Place{Run: hex.EncodeToString(id), Only: o.Namespace},
 		say:    say,
 	}
-	if c.place.only == "" {
-		c.place.only = namespacePrefix + "run-" + c.place.run
+	if c.place.Only == "" {
+		c.place.Only = dataset.NamespacePrefix + "run-" + c.place.Run
 	}
 	var err error
-	if c.server, err = newServer(c.target, c.access); err != nil {
+	if c.server, err = scenario.NewServer(report.Target{Name: clusterTarget}, nil, c.access); err != nil {
 		return nil, err
 	}
-	if _, err := c.server.get(ctx, "/version"); err != nil {
+	if _, err := c.server.Get(ctx, "/version"); err != nil {
 		return nil, fmt.Errorf("reach the cluster of kubeconfig %s: %w", o.Kubeconfig, err)
 	}
 	if err := c.mayDo(ctx, needs(scenarios, o.ExtraData, c.place)); err != nil {
@@ -63,20 +68,20 @@ func connectCluster(ctx context.Context, o *Options, scenarios []scenario, say f
 	create, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	_, err = c.client().CoreV1().Namespaces().Create(create, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-		Name: c.place.only, Labels: map[string]string{ownerLabel: ownerValue, runLabel: c.place.run},
+		Name: c.place.Only, Labels: map[string]string{dataset.OwnerLabel: dataset.OwnerValue, dataset.RunLabel: c.place.Run},
 	}}, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
-		return nil, fmt.Errorf("namespace %s exists already, so it is not this run's: refusing to write into it; give the name of one that does not exist, or none", c.place.only)
+		return nil, fmt.Errorf("namespace %s exists already, so it is not this run's: refusing to write into it; give the name of one that does not exist, or none", c.place.Only)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("create namespace %s with kubeconfig %s: %w", c.place.only, o.Kubeconfig, err)
+		return nil, fmt.Errorf("create namespace %s with kubeconfig %s: %w", c.place.Only, o.Kubeconfig, err)
 	}
 	c.created = true
-	say("namespace %s on %s; it is removed in the end", c.place.only, c.server.url)
+	say("namespace %s on %s; it is removed in the end", c.place.Only, c.server.Base)
 	return c, nil
 }
 
-func (c *cluster) client() kubernetes.Interface { return c.server.client }
+func (c *cluster) client() kubernetes.Interface { return c.server.Client }
 
 // need is one thing that a run must be allowed to do.
 type need struct {
@@ -86,14 +91,8 @@ type need struct {
 	path            string // in place of a resource
 }
 
-// writingScenario is a scenario that writes beside the datasets.
-type writingScenario interface {
-	scenario
-	writes() []string // resources
-}
-
 // needs says what scenarios do to a cluster.
-func needs(scenarios []scenario, extraData []string, at place) []need {
+func needs(scenarios []scenario.Scenario, extraData []string, at dataset.Place) []need {
 	list := []need{
 		{resource: "namespaces", verbs: []string{"create", "get", "delete"}},
 		{path: "/metrics", verbs: []string{"get"}},
@@ -101,11 +100,10 @@ func needs(scenarios []scenario, extraData []string, at place) []need {
 	resources := map[string]bool{}
 	data := slices.Clone(extraData)
 	for _, sc := range scenarios {
-		data = append(data, sc.datasets()...)
-		if w, ok := sc.(writingScenario); ok {
-			for _, r := range w.writes() {
-				resources[r] = true
-			}
+		about := sc.About()
+		data = append(data, about.Datasets...)
+		for _, r := range about.Writes {
+			resources[r] = true
 		}
 	}
 	for _, name := range data {
@@ -119,7 +117,7 @@ func needs(scenarios []scenario, extraData []string, at place) []need {
 		case "d":
 			list = append(list,
 				need{group: "apiextensions.k8s.io", resource: "customresourcedefinitions", verbs: []string{"create", "get", "delete"}},
-				need{group: at.customGroup(), resource: customPlural, verbs: objectVerbs, namespaced: true})
+				need{group: at.CustomGroup(), resource: dataset.CustomPlural, verbs: objectVerbs, namespaced: true})
 		}
 	}
 	if resources["pods"] {
@@ -156,7 +154,7 @@ func (c *cluster) mayDo(ctx context.Context, list []need) error {
 				resource, sub, _ := strings.Cut(n.resource, "/")
 				attributes := &authorizationv1.ResourceAttributes{Group: n.group, Resource: resource, Subresource: sub, Verb: verb}
 				if n.namespaced {
-					attributes.Namespace = c.place.only
+					attributes.Namespace = c.place.Only
 				}
 				review.Spec.ResourceAttributes = attributes
 			}
@@ -192,10 +190,10 @@ func (c *cluster) cleanUp(ctx context.Context) error {
 	const limit = 5 * time.Minute
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("not done after %v", limit))
 	defer cancel()
-	c.say("removing namespace %s", c.place.only)
+	c.say("removing namespace %s", c.place.Only)
 	err := errors.Join(c.removeNamespace(ctx), c.removeDefinition(ctx))
 	if err != nil {
-		return fmt.Errorf("clean up on %s (find what is left by the label %s=%s): %w", c.server.url, runLabel, c.place.run, err)
+		return fmt.Errorf("clean up on %s (find what is left by the label %s=%s): %w", c.server.Base, dataset.RunLabel, c.place.Run, err)
 	}
 	c.created = false
 	return nil
@@ -204,7 +202,7 @@ func (c *cluster) cleanUp(ctx context.Context) error {
 // removeNamespace deletes the namespace and what bench put into it. A cluster's namespace controller would do the latter
 // alone; a bare API server has none, and there bench takes its part.
 func (c *cluster) removeNamespace(ctx context.Context) error {
-	name := c.place.only
+	name := c.place.Only
 	namespaces := c.client().CoreV1().Namespaces()
 	ns, err := namespaces.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -213,7 +211,7 @@ func (c *cluster) removeNamespace(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("namespace %s: %w", name, err)
 	}
-	if ns.Labels[runLabel] != c.place.run {
+	if ns.Labels[dataset.RunLabel] != c.place.Run {
 		return nil // somebody has replaced it: not ours
 	}
 	// Every namespace gets this one at once where the controllers run.
@@ -248,10 +246,10 @@ func (c *cluster) removeNamespace(ctx context.Context) error {
 
 // emptyNamespace deletes all that bench may have put into the namespace.
 func (c *cluster) emptyNamespace(ctx context.Context) error {
-	paths := []string{"/api/v1", "/api/v1", "/api/v1", "/api/v1", "/apis/" + c.place.customGroup() + "/" + customVersion}
-	for i, resource := range []string{"secrets", "pods", "configmaps", "serviceaccounts", customPlural} {
-		path := c.place.collection(paths[i], resource)
-		err := deleteAll(ctx, c.client(), path)
+	paths := []string{"/api/v1", "/api/v1", "/api/v1", "/api/v1", "/apis/" + c.place.CustomGroup() + "/" + dataset.CustomVersion}
+	for i, resource := range []string{"secrets", "pods", "configmaps", "serviceaccounts", dataset.CustomPlural} {
+		path := c.place.Collection(paths[i], resource)
+		err := dataset.DeleteAll(ctx, c.client(), path)
 		// Not found: the definition was never made. Forbidden: the user was not asked to be allowed what the scenario
 		// did not need, so nothing is there.
 		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
@@ -263,8 +261,8 @@ func (c *cluster) emptyNamespace(ctx context.Context) error {
 
 // removeDefinition deletes the run's custom resource definition; the server deletes the resources.
 func (c *cluster) removeDefinition(ctx context.Context) error {
-	path := "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/" + customPlural + "." + c.place.customGroup()
-	err := restClient(c.client()).Delete().RequestURI(path).SetHeader("Accept", jsonType).Do(ctx).Error()
+	path := "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/" + dataset.CustomPlural + "." + c.place.CustomGroup()
+	err := dataset.RESTClient(c.client()).Delete().RequestURI(path).SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Error()
 	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) { // forbidden: as above
 		return nil
 	}
@@ -272,7 +270,7 @@ func (c *cluster) removeDefinition(ctx context.Context) error {
 		return fmt.Errorf("delete %s: %w", path, err)
 	}
 	return c.waitGone(ctx, path, func() error {
-		return restClient(c.client()).Get().RequestURI(path).SetHeader("Accept", jsonType).Do(ctx).Error()
+		return dataset.RESTClient(c.client()).Get().RequestURI(path).SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Error()
 	})
 }
 
@@ -287,7 +285,7 @@ func (c *cluster) waitGone(ctx context.Context, what string, get func() error) e
 		if ctx.Err() == nil {
 			last = err
 		}
-		if err := pause(ctx, 500*time.Millisecond); err != nil {
+		if err := client.Pause(ctx, 500*time.Millisecond); err != nil {
 			return fmt.Errorf("%s is still being deleted: %w", what, errors.Join(err, last))
 		}
 	}

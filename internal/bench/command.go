@@ -16,15 +16,11 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-)
 
-// The hidden subcommands that bench starts itself again as.
-const (
-	etcdSubcommand      = "internal-etcd"
-	readersSubcommand   = "internal-readers"
-	informersSubcommand = "internal-informers"
-	staticSubcommand    = "internal-static"
-	limitedSubcommand   = "internal-limited"
+	"github.com/weir-project/weir/internal/bench/client"
+	"github.com/weir-project/weir/internal/bench/scenario"
+	"github.com/weir-project/weir/internal/bench/static"
+	"github.com/weir-project/weir/internal/rig"
 )
 
 // Program tells bench what the program is that it is part of: targets weir and weir-off are that same program.
@@ -54,18 +50,20 @@ Everything is on loopback, in a work directory that is removed in the end unless
 	o.addFlags(cmd.PersistentFlags())
 	cmd.AddCommand(
 		newStartCommand(o),
-		newReadCommand(o, "watchlist", "b", []string{verbWatchList}, []int{16}, "Watch lists of one dataset, many at once",
+		newReadCommand(o, "watchlist", "b", []string{scenario.VerbWatchList}, []int{16}, "Watch lists of one dataset, many at once",
 			"Modelled on the synthetic test of KEP-3157 (API Streaming), with readers that only drain."),
-		newReadCommand(o, "list", "b", []string{verbList}, []int{16}, "Lists of one dataset at resourceVersion=0, many at once",
+		newReadCommand(o, "list", "b", []string{scenario.VerbList}, []int{16}, "Lists of one dataset at resourceVersion=0, many at once",
 			"Modelled on informers of old clients that all start at once."),
-		newReadCommand(o, "configmaps", "c", []string{verbList}, []int{1, 4, 16}, "Lists of 10,000 ConfigMaps of 100 KB at resourceVersion=0",
+		newReadCommand(o, "configmaps", "c", []string{scenario.VerbList}, []int{1, 4, 16}, "Lists of 10,000 ConfigMaps of 100 KB at resourceVersion=0",
 			"Modelled on the test of streaming list encoding (KEP-5116): one large collection, several lists at once."),
-		newReadCommand(o, "crs", "d", []string{verbList, verbWatchList}, []int{16}, "Lists and watch lists of 20,000 custom resources in two served versions",
+		newReadCommand(o, "crs", "d", []string{scenario.VerbList, scenario.VerbWatchList}, []int{16}, "Lists and watch lists of 20,000 custom resources in two served versions",
 			"Modelled on a policy or a service mesh controller's resources in a large cluster."),
 		newStormCommand(o), newWatchersCommand(o), newFanoutCommand(o), newWritesCommand(o),
 		newInformersScenario(o, "synthetic", "a"), newInformersScenario(o, "pods", "b"),
-		newSuiteCommand(o), newEtcdCommand(), newReadersCommand(), newInformersCommand(), newStaticCommand(), newLimitedCommand(),
+		newSuiteCommand(o), static.NewCommand(),
 	)
+	cmd.AddCommand(rig.Commands()...)
+	cmd.AddCommand(client.Commands()...)
 	return cmd
 }
 
@@ -97,7 +95,7 @@ func (o *Options) addFlags(fs *pflag.FlagSet) {
 }
 
 // scenarioCommand is a subcommand that runs what scenarios gives. It is called when the flags are parsed.
-func scenarioCommand(o *Options, use, short, modelled string, scenarios func() ([]scenario, error)) *cobra.Command {
+func scenarioCommand(o *Options, use, short, modelled string, scenarios func() ([]scenario.Scenario, error)) *cobra.Command {
 	return &cobra.Command{
 		Use:   use,
 		Short: short,
@@ -108,12 +106,12 @@ func scenarioCommand(o *Options, use, short, modelled string, scenarios func() (
 			if err != nil {
 				return err
 			}
-			path, err := thisProgram()
+			self, err := rig.ThisProgram()
 			if err != nil {
-				return fmt.Errorf("find this program, to start it again for etcd and clients: %w", err)
+				return err
 			}
 			// "weir bench watchlist" starts "weir bench internal-etcd".
-			prefix := strings.Fields(cmd.Parent().CommandPath())[1:]
+			self.Prefix = strings.Fields(cmd.Parent().CommandPath())[1:]
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
 			// Without this the program would end at once, and leave everything behind, when nobody reads its output any more.
@@ -121,7 +119,7 @@ func scenarioCommand(o *Options, use, short, modelled string, scenarios func() (
 			signal.Notify(broken, syscall.SIGPIPE)
 			defer signal.Stop(broken)
 			context.AfterFunc(ctx, stop) // a second signal ends the program at once
-			err = o.run(ctx, selfExec{path: path, prefix: prefix}, cmd.OutOrStdout(), cmd.ErrOrStderr(), list...)
+			err = o.run(ctx, self, cmd.OutOrStdout(), cmd.ErrOrStderr(), list...)
 			if err != nil { // several, perhaps, and a program ends with one line
 				return errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
 			}
@@ -131,10 +129,10 @@ func scenarioCommand(o *Options, use, short, modelled string, scenarios func() (
 }
 
 func newStartCommand(o *Options) *cobra.Command {
-	sc := &startScenario{}
+	sc := &scenario.Start{}
 	cmd := scenarioCommand(o, "start", "Memory and time of a start over the data",
 		"Modelled on a control plane's restart with a full etcd, before any client comes.",
-		func() ([]scenario, error) { return []scenario{sc}, nil })
+		func() ([]scenario.Scenario, error) { return []scenario.Scenario{sc}, nil })
 	cmd.Flags().DurationVar(&sc.Settle, "settle", time.Minute, "how long to wait, once the server is idle, before memory is read")
 	return cmd
 }
@@ -142,31 +140,31 @@ func newStartCommand(o *Options) *cobra.Command {
 // newReadCommand makes one of the scenarios that read a collection. dataset is the one it reads unless the user says
 // another.
 func newReadCommand(o *Options, name, dataset string, verbs []string, streams []int, short, modelled string) *cobra.Command {
-	sc := &readScenario{command: name, Verbs: verbs}
-	cmd := scenarioCommand(o, name, short, modelled, func() ([]scenario, error) {
+	sc := &scenario.Read{Command: name, Verbs: verbs}
+	cmd := scenarioCommand(o, name, short, modelled, func() ([]scenario.Scenario, error) {
 		if !slices.Contains([]string{"a", "b", "c", "d"}, sc.Dataset) {
 			return nil, fmt.Errorf("--dataset %q: there are a, b, c and d", sc.Dataset)
 		}
-		if sc.Dataset == "d" && sc.Format != formatJSON {
+		if sc.Dataset == "d" && sc.Format != client.FormatJSON {
 			return nil, errors.New("dataset d, custom resources, is served in JSON only: say --format json")
 		}
 		if sc.Again < 1 || slices.ContainsFunc(sc.Streams, func(n int) bool { return n < 1 }) {
 			return nil, errors.New("--streams and --again must be at least 1")
 		}
-		if sc.Format == formatTable && slices.Contains(sc.Verbs, verbWatchList) {
+		if sc.Format == client.FormatTable && slices.Contains(sc.Verbs, scenario.VerbWatchList) {
 			return nil, errors.New("--format table is for lists only")
 		}
-		return []scenario{sc}, positive("per-connection", sc.PerConnection)
+		return []scenario.Scenario{sc}, positive("per-connection", sc.PerConnection)
 	})
-	if slices.Contains(verbs, verbList) {
+	if slices.Contains(verbs, scenario.VerbList) {
 		cmd.Flags().BoolVar(&sc.Consistent, "consistent", false, "ask for lists without resourceVersion=0: the newest state, which takes etcd's word")
 		cmd.Flags().BoolVar(&sc.Gzip, "gzip", false, "ask for compressed lists")
 	}
 	cmd.Flags().StringVar(&sc.Dataset, "dataset", dataset, "a (Secrets of 1 MB), b (Pods), c (ConfigMaps of 100 KB) or d (custom resources)")
 	addFormat(cmd.Flags(), &sc.Format)
 	if dataset == "d" {
-		sc.Format = formatJSON
-		cmd.Flag("format").DefValue = string(formatJSON)
+		sc.Format = client.FormatJSON
+		cmd.Flag("format").DefValue = string(client.FormatJSON)
 	}
 	cmd.Flags().IntSliceVar(&sc.Streams, "streams", streams, "concurrent requests; several numbers are measured one after the other on one server")
 	cmd.Flags().IntVar(&sc.PerConnection, "per-connection", 1, "requests that share an HTTP/2 connection")
@@ -175,14 +173,14 @@ func newReadCommand(o *Options, name, dataset string, verbs []string, streams []
 }
 
 func newStormCommand(o *Options) *cobra.Command {
-	sc := &stormScenario{}
+	sc := &scenario.Storm{}
 	cmd := scenarioCommand(o, "storm", "Everybody reconnects at once while the server starts",
 		"Modelled on the recovery from an outage of the API Streaming blog post: clients try each second until they have\neverything. The phase begins with the server's start.",
-		func() ([]scenario, error) {
-			if sc.Dataset == "d" && sc.Format != formatJSON {
+		func() ([]scenario.Scenario, error) {
+			if sc.Dataset == "d" && sc.Format != client.FormatJSON {
 				return nil, errors.New("dataset d, custom resources, is served in JSON only: say --format json")
 			}
-			return []scenario{sc}, positive("streams", sc.Streams)
+			return []scenario.Scenario{sc}, positive("streams", sc.Streams)
 		})
 	cmd.Flags().StringVar(&sc.Dataset, "dataset", "b", "a (Secrets of 1 MB), b (Pods), c (ConfigMaps of 100 KB) or d (custom resources)")
 	addFormat(cmd.Flags(), &sc.Format)
@@ -191,7 +189,7 @@ func newStormCommand(o *Options) *cobra.Command {
 }
 
 func newInformersScenario(o *Options, name, dataset string) *cobra.Command {
-	sc := &informersScenario{command: name, Dataset: dataset}
+	sc := &scenario.Informers{Command: name, Dataset: dataset}
 	short, modelled := "client-go informers of 30,000 Pods", "Modelled on controllers that all start at once in a large cluster."
 	counts := []int{1, 4, 16}
 	if dataset == "a" {
@@ -199,11 +197,11 @@ func newInformersScenario(o *Options, name, dataset string) *cobra.Command {
 		counts = []int{1, 4, 16, 64}
 		modelled = "Modelled on the synthetic test of KEP-3157 (API Streaming): 400 Secrets of 1 MB, a growing number of informers, the server's\nmemory over time."
 	}
-	cmd := scenarioCommand(o, name, short, modelled, func() ([]scenario, error) {
+	cmd := scenarioCommand(o, name, short, modelled, func() ([]scenario.Scenario, error) {
 		if slices.ContainsFunc(sc.Informers, func(n int) bool { return n < 1 }) {
 			return nil, errors.New("--informers: each must be at least 1")
 		}
-		return []scenario{sc}, nil
+		return []scenario.Scenario{sc}, nil
 	})
 	cmd.Flags().IntSliceVar(&sc.Informers, "informers", counts, "informers at once, each with a connection of its own; measured one number after the other on one server")
 	addFormat(cmd.Flags(), &sc.Format)
@@ -213,36 +211,36 @@ func newInformersScenario(o *Options, name, dataset string) *cobra.Command {
 }
 
 func newWatchersCommand(o *Options) *cobra.Command {
-	sc := &watchersScenario{}
+	sc := &scenario.Watchers{}
 	cmd := scenarioCommand(o, "watchers", "Memory of idle watches",
 		"Modelled on a large cluster's kubelets and controllers while nothing happens: many watches, 100 to a connection as\nclient-go would have them.",
-		func() ([]scenario, error) {
-			if sc.Scope != scopeNamespace && sc.Scope != scopeAll {
-				return nil, fmt.Errorf("--scope %q: there are %s and %s", sc.Scope, scopeNamespace, scopeAll)
+		func() ([]scenario.Scenario, error) {
+			if sc.Scope != scenario.ScopeNamespace && sc.Scope != scenario.ScopeAll {
+				return nil, fmt.Errorf("--scope %q: there are %s and %s", sc.Scope, scenario.ScopeNamespace, scenario.ScopeAll)
 			}
 			if err := positive("count", sc.Count); err != nil {
 				return nil, err
 			}
-			return []scenario{sc}, positive("per-connection", sc.PerConnection)
+			return []scenario.Scenario{sc}, positive("per-connection", sc.PerConnection)
 		})
 	cmd.Flags().IntVar(&sc.Count, "count", 5000, "watches")
 	cmd.Flags().IntVar(&sc.PerConnection, "per-connection", 100, "watches that share an HTTP/2 connection")
-	cmd.Flags().StringVar(&sc.Scope, "scope", scopeNamespace, "namespace (watch lists of one with three Pods) or all (all Pods, no initial events)")
+	cmd.Flags().StringVar(&sc.Scope, "scope", scenario.ScopeNamespace, "namespace (watch lists of one with three Pods) or all (all Pods, no initial events)")
 	addFormat(cmd.Flags(), &sc.Format)
 	return cmd
 }
 
 func newFanoutCommand(o *Options) *cobra.Command {
-	sc := &fanoutScenario{}
+	sc := &scenario.Fanout{}
 	cmd := scenarioCommand(o, "fanout", "Updates that many watchers see",
 		"Modelled on a busy object type with a watcher per node. A watch that the server\ncloses goes on from its last event, as an informer would, and is counted. Fails when a watcher misses an event or gets\none out of order.",
-		func() ([]scenario, error) {
+		func() ([]scenario.Scenario, error) {
 			for name, v := range map[string]int{"watchers": sc.Watchers, "updates": sc.Updates, "objects": sc.Objects, "per-connection": sc.PerConnection} {
 				if err := positive(name, v); err != nil {
 					return nil, err
 				}
 			}
-			return []scenario{sc}, nil
+			return []scenario.Scenario{sc}, nil
 		})
 	cmd.Flags().IntVar(&sc.Watchers, "watchers", 500, "watchers")
 	cmd.Flags().IntVar(&sc.Updates, "updates", 1000, "updates, by one writer")
@@ -255,10 +253,10 @@ func newFanoutCommand(o *Options) *cobra.Command {
 }
 
 func newWritesCommand(o *Options) *cobra.Command {
-	sc := &writesScenario{}
+	sc := &scenario.Writes{}
 	cmd := scenarioCommand(o, "writes", "Write throughput",
 		"Modelled on a few busy controllers. Targets take turns, A B B A, each freshly started: two servers over one etcd would\npay for each other's events.",
-		func() ([]scenario, error) { return []scenario{sc}, positive("writers", sc.Writers) })
+		func() ([]scenario.Scenario, error) { return []scenario.Scenario{sc}, positive("writers", sc.Writers) })
 	cmd.Flags().IntVar(&sc.Writers, "writers", 8, "clients that write in parallel")
 	cmd.Flags().IntVar(&sc.Operations, "operations", 8000, "writes, half creates and half updates")
 	cmd.Flags().IntVar(&sc.WarmUp, "warm-up", 1000, "writes before, not measured")
@@ -270,26 +268,26 @@ func newSuiteCommand(o *Options) *cobra.Command {
 	settle := time.Minute
 	cmd := scenarioCommand(o, "suite", "All scenarios at their usual parameters",
 		"Both datasets are loaded before the first scenario. Each scenario has a freshly started server.",
-		func() ([]scenario, error) {
+		func() ([]scenario.Scenario, error) {
 			both := []string{"a", "b"}
-			list := []scenario{&startScenario{Settle: settle}}
+			list := []scenario.Scenario{&scenario.Start{Settle: settle}}
 			for _, data := range []string{"b", "a"} {
 				list = append(list,
-					watchLists(data, formatProtobuf, 16, 64), watchLists(data, formatJSON, 16))
+					watchLists(data, client.FormatProtobuf, 16, 64), watchLists(data, client.FormatJSON, 16))
 			}
 			return append(list,
-				&watchersScenario{Count: 5000, PerConnection: 100, Format: formatProtobuf, Scope: scopeNamespace, Data: both},
-				&watchersScenario{Count: 5000, PerConnection: 100, Format: formatProtobuf, Scope: scopeAll, Data: both},
-				&fanoutScenario{Watchers: 500, Updates: 1000, Rate: 25, Objects: 10, ObjectSize: 2000, PerConnection: 1, Format: formatProtobuf, Data: both},
-				&writesScenario{Writers: 8, Operations: 8000, WarmUp: 1000, ObjectSize: 2000, Data: both},
+				&scenario.Watchers{Count: 5000, PerConnection: 100, Format: client.FormatProtobuf, Scope: scenario.ScopeNamespace, Data: both},
+				&scenario.Watchers{Count: 5000, PerConnection: 100, Format: client.FormatProtobuf, Scope: scenario.ScopeAll, Data: both},
+				&scenario.Fanout{Watchers: 500, Updates: 1000, Rate: 25, Objects: 10, ObjectSize: 2000, PerConnection: 1, Format: client.FormatProtobuf, Data: both},
+				&scenario.Writes{Writers: 8, Operations: 8000, WarmUp: 1000, ObjectSize: 2000, Data: both},
 			), nil
 		})
 	cmd.Flags().DurationVar(&settle, "settle", settle, "start: how long to wait, once the server is idle, before memory is read")
 	return cmd
 }
 
-func watchLists(dataset string, f format, streams ...int) *readScenario {
-	return &readScenario{command: verbWatchList, Dataset: dataset, Verbs: []string{verbWatchList}, Format: f, Streams: streams, PerConnection: 1, Again: 1}
+func watchLists(dataset string, f client.Format, streams ...int) *scenario.Read {
+	return &scenario.Read{Command: scenario.VerbWatchList, Dataset: dataset, Verbs: []string{scenario.VerbWatchList}, Format: f, Streams: streams, PerConnection: 1, Again: 1}
 }
 
 func positive(name string, v int) error {
@@ -299,21 +297,21 @@ func positive(name string, v int) error {
 	return nil
 }
 
-func addFormat(fs *pflag.FlagSet, f *format) {
-	*f = formatProtobuf
+func addFormat(fs *pflag.FlagSet, f *client.Format) {
+	*f = client.FormatProtobuf
 	fs.Var((*formatFlag)(f), "format", "encoding that the readers ask for: protobuf, json, or table (lists only)")
 }
 
 // formatFlag is a format on the command line.
-type formatFlag format
+type formatFlag client.Format
 
 func (f *formatFlag) String() string { return string(*f) }
 func (f *formatFlag) Type() string   { return "format" }
 func (f *formatFlag) Set(s string) error {
-	switch format(s) {
-	case formatProtobuf, formatJSON, formatTable:
+	switch client.Format(s) {
+	case client.FormatProtobuf, client.FormatJSON, client.FormatTable:
 		*f = formatFlag(s)
 		return nil
 	}
-	return fmt.Errorf("unknown format; there are %s, %s and %s", formatProtobuf, formatJSON, formatTable)
+	return fmt.Errorf("unknown format; there are %s, %s and %s", client.FormatProtobuf, client.FormatJSON, client.FormatTable)
 }

@@ -13,6 +13,13 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/weir-project/weir/internal/bench/dataset"
+	"github.com/weir-project/weir/internal/bench/report"
+	"github.com/weir-project/weir/internal/bench/scenario"
+	"github.com/weir-project/weir/internal/bench/static"
+	"github.com/weir-project/weir/internal/bench/view"
+	"github.com/weir-project/weir/internal/rig"
 )
 
 // Options are the flags that all scenarios share.
@@ -50,25 +57,25 @@ type Options struct {
 }
 
 // target finds what a name on the command line stands for.
-func (o *Options) target(name string) (Target, error) {
-	t := Target{Name: name, Argv0: o.program.ServerName}
+func (o *Options) target(name string) (report.Target, error) {
+	t := report.Target{Name: name, Argv0: o.program.ServerName}
 	switch name {
 	case "stock":
 		t.Binary = o.StockBinary // empty: built when it is needed
-	case "static":
-		t.static = true
+	case staticTarget:
+		// Bench serves it itself.
 	case "weir":
 		t.Binary = o.WeirBinary
 	case "weir-off":
 		t.Binary = o.WeirBinary
 		t.Args = slices.Clone(o.program.Off)
 	default:
-		return Target{}, fmt.Errorf("target %q: unknown; there are stock, weir, weir-off and static", name)
+		return report.Target{}, fmt.Errorf("target %q: unknown; there are stock, weir, weir-off and static", name)
 	}
 	for _, arg := range o.TargetArgs {
 		of, flag, ok := strings.Cut(arg, "=")
 		if !ok || !strings.HasPrefix(flag, "-") {
-			return Target{}, fmt.Errorf("--target-arg %q: want name=--flag=value", arg)
+			return report.Target{}, fmt.Errorf("--target-arg %q: want name=--flag=value", arg)
 		}
 		if of == name {
 			t.Args = append(t.Args, flag)
@@ -78,7 +85,7 @@ func (o *Options) target(name string) (Target, error) {
 }
 
 // choose finds the targets and says what is wrong with the choice.
-func (o *Options) choose() ([]Target, error) {
+func (o *Options) choose() ([]report.Target, error) {
 	if o.Kubeconfig != "" {
 		for flag, given := range map[string]bool{
 			"--target or --compare": len(o.Targets) > 0, "--target-arg": len(o.TargetArgs) > 0, "--memory-limit": o.MemoryLimit > 0, "--max-ratio": len(o.MaxRatios) > 0,
@@ -87,12 +94,12 @@ func (o *Options) choose() ([]Target, error) {
 				return nil, fmt.Errorf("--kubeconfig is an existing cluster, which bench does not start: leave out %s", flag)
 			}
 		}
-		return []Target{{Name: clusterTarget}}, nil
+		return []report.Target{{Name: clusterTarget}}, nil
 	}
 	if o.Namespace != "" || o.Context != "" {
 		return nil, errors.New("--namespace and --context belong to --kubeconfig")
 	}
-	var targets []Target
+	var targets []report.Target
 	for i, name := range o.Targets {
 		if slices.Contains(o.Targets[:i], name) {
 			return nil, fmt.Errorf("target %s is named twice; to measure it several times, say --rounds", name)
@@ -109,30 +116,34 @@ func (o *Options) choose() ([]Target, error) {
 	return targets, nil
 }
 
+const (
+	// clusterTarget is the name of a cluster that bench did not start, staticTarget that of the one that it serves itself.
+	clusterTarget = "cluster"
+	staticTarget  = "static"
+)
+
+func isStatic(t report.Target) bool { return t.Name == staticTarget }
+
 // bench is one run of the command.
 type bench struct {
-	*view
+	*view.View
 	opts    *Options
-	self    selfExec
-	targets []Target
+	self    rig.Self
+	targets []report.Target
 	workDir string
-	creds   *credentials
-	etcd    *etcdServer // nil on a cluster that bench did not start
-	cluster *cluster    // nil otherwise
-	place   place
-	limiter *limiter // nil without a memory limit
-	data    map[string]Dataset
-	results *Results
+	room    *rig.Room // nil on a cluster that bench did not start
+	etcd    *rig.Etcd // likewise
+	cluster *cluster  // nil otherwise
+	place   dataset.Place
+	data    map[string]dataset.Set
+	results *report.Results
 	runs    int
 }
 
-// serverStarter is a scenario that measures a server's start, and so needs one that bench starts.
-type serverStarter interface{ startsServer() }
-
 // run measures the scenarios, one after the other, each on every target.
-func (o *Options) run(ctx context.Context, self selfExec, stdout, stderr io.Writer, scenarios ...scenario) (err error) {
-	b := &bench{opts: o, self: self, view: newView(stderr), results: &Results{
-		Began: time.Now().UTC().Truncate(time.Second), Command: os.Args, Machine: describeMachine(),
+func (o *Options) run(ctx context.Context, self rig.Self, stdout, stderr io.Writer, scenarios ...scenario.Scenario) (err error) {
+	b := &bench{opts: o, self: self, View: view.New(stderr), results: &report.Results{
+		Began: time.Now().UTC().Truncate(time.Second), Command: os.Args, Machine: report.ThisMachine(),
 	}}
 	if b.targets, err = o.choose(); err != nil {
 		return err
@@ -142,7 +153,7 @@ func (o *Options) run(ctx context.Context, self selfExec, stdout, stderr io.Writ
 			return err
 		}
 	}
-	ratios, err := parseRatios(o.MaxRatios)
+	ratios, err := report.ParseRatios(o.MaxRatios)
 	if err != nil {
 		return err
 	}
@@ -201,46 +212,45 @@ func (o *Options) prepareOut() (remove func(), err error) {
 }
 
 // withoutStarts leaves out what cannot be measured on a server that runs already.
-func (b *bench) withoutStarts(scenarios []scenario) ([]scenario, error) {
-	rest := slices.DeleteFunc(slices.Clone(scenarios), func(sc scenario) bool {
-		_, starts := sc.(serverStarter)
-		return starts
+func (b *bench) withoutStarts(scenarios []scenario.Scenario) ([]scenario.Scenario, error) {
+	rest := slices.DeleteFunc(slices.Clone(scenarios), func(sc scenario.Scenario) bool {
+		return sc.About().StartsServer
 	})
 	if len(rest) == 0 {
-		return nil, fmt.Errorf("scenario %s measures a server's start, which needs --target: bench does not restart an existing cluster", scenarios[0].name())
+		return nil, fmt.Errorf("scenario %s measures a server's start, which needs --target: bench does not restart an existing cluster", scenarios[0].About().Name)
 	}
 	if n := len(scenarios) - len(rest); n > 0 {
-		b.say("leaving out %d scenarios that measure a server's start", n)
+		b.Say("leaving out %d scenarios that measure a server's start", n)
 	}
 	return rest, nil
 }
 
 // report writes down what was measured, wherever that is possible, and joins what went wrong.
-func (b *bench) report(stdout io.Writer, failures []error, ratios []maxRatio) error {
+func (b *bench) report(stdout io.Writer, failures []error, ratios []report.MaxRatio) error {
 	dir := b.opts.OutDir
-	if err := b.results.write(dir); err != nil {
+	if err := b.results.Write(dir); err != nil {
 		failures = append(failures, err)
 	} else {
-		b.say("results: %s", filepath.Join(dir, "results.json"))
+		b.Say("results: %s", filepath.Join(dir, "results.json"))
 	}
-	graphs, err := b.results.drawGraphs(dir)
+	graphs, err := b.results.DrawGraphs(dir)
 	if err != nil {
 		failures = append(failures, err)
 	}
 	if len(graphs) > 0 {
-		b.say("graphs of memory (.svg, .png): %s", strings.Join(graphs, ", "))
+		b.Say("graphs of memory (.svg, .png): %s", strings.Join(graphs, ", "))
 	}
-	printed := b.results.printTable
+	printed := b.results.Table
 	if b.opts.Gobench {
-		printed = b.results.printGobench
+		printed = b.results.Gobench
 	}
 	if err := printed(stdout); err != nil {
 		failures = append(failures, fmt.Errorf("print the results: %w", err))
 	}
-	return errors.Join(append(failures, b.results.hold(ratios)...)...)
+	return errors.Join(append(failures, b.results.Hold(ratios)...)...)
 }
 
-func (b *bench) setUp(ctx context.Context, scenarios []scenario) (err error) {
+func (b *bench) setUp(ctx context.Context, scenarios []scenario.Scenario) (err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.tearDown(ctx))
@@ -255,32 +265,32 @@ func (b *bench) setUp(ctx context.Context, scenarios []scenario) (err error) {
 	if b.workDir, err = filepath.Abs(b.workDir); err != nil {
 		return err
 	}
-	if err := makeDirs(b.workDir, filepath.Join(b.workDir, "logs")); err != nil {
-		return err
+	if err := os.MkdirAll(filepath.Join(b.workDir, "logs"), 0o700); err != nil { // for this user only, as all in a room
+		return fmt.Errorf("make directory: %w", err)
 	}
 	if b.opts.Kubeconfig != "" {
-		if b.cluster, err = connectCluster(ctx, b.opts, scenarios, b.say); err != nil {
+		if b.cluster, err = connectCluster(ctx, b.opts, scenarios, b.Say); err != nil {
 			return err
 		}
 		b.place = b.cluster.place
 		return nil
 	}
+	if b.room, err = rig.Open(rig.Options{Dir: b.workDir, Self: b.self, Name: "weir-bench"}); err != nil {
+		return err
+	}
 	if b.opts.MemoryLimit > 0 {
-		if b.limiter, err = newLimiter(int64(b.opts.MemoryLimit)); err != nil {
-			return err
+		if err := b.room.CanLimit(); err != nil {
+			return fmt.Errorf("--memory-limit %w", err)
 		}
 	}
 	for i := range b.targets {
 		if t := &b.targets[i]; t.Name == "stock" && t.Binary == "" {
-			if t.Binary, err = buildStock(ctx, b.say); err != nil {
+			if t.Binary, err = buildStock(ctx, b.Say); err != nil {
 				return err
 			}
 		}
 	}
-	if b.creds, err = newCredentials(filepath.Join(b.workDir, "credentials")); err != nil {
-		return err
-	}
-	b.etcd, err = startEtcd(ctx, b.self, b.workDir)
+	b.etcd, err = b.room.StartEtcd(ctx, rig.EtcdOptions{})
 	return err
 }
 
@@ -289,8 +299,8 @@ func (b *bench) tearDown(ctx context.Context) error {
 	if b.cluster != nil {
 		failures = append(failures, b.cluster.cleanUp(ctx))
 	}
-	if b.etcd != nil {
-		b.etcd.stop()
+	if b.room != nil {
+		_ = b.room.Close() // how etcd ends after all was measured says nothing
 	}
 	if b.opts.WorkDir == "" {
 		if err := os.RemoveAll(b.workDir); err != nil {
@@ -301,42 +311,43 @@ func (b *bench) tearDown(ctx context.Context) error {
 }
 
 // load puts the data that the scenarios need into etcd, through the first target, which is then stopped.
-func (b *bench) load(ctx context.Context, scenarios []scenario) (err error) {
-	b.data = map[string]Dataset{
-		"a": secretsData(b.place, b.opts.Secrets, b.opts.SecretBytes),
-		"b": podsData(b.place, b.opts.Pods),
-		"c": configMapsData(b.place, b.opts.ConfigMaps, b.opts.ConfigMapBytes),
-		"d": customResourcesData(b.place, b.opts.CustomResources),
+func (b *bench) load(ctx context.Context, scenarios []scenario.Scenario) (err error) {
+	b.data = map[string]dataset.Set{
+		"a": dataset.Secrets(b.place, b.opts.Secrets, b.opts.SecretBytes),
+		"b": dataset.Pods(b.place, b.opts.Pods),
+		"c": dataset.ConfigMaps(b.place, b.opts.ConfigMaps, b.opts.ConfigMapBytes),
+		"d": dataset.CustomResources(b.place, b.opts.CustomResources),
 	}
 	names := slices.Clone(b.opts.ExtraData)
 	for _, s := range scenarios {
-		names = append(names, s.datasets()...)
+		names = append(names, s.About().Datasets...)
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
 	if len(names) == 0 {
 		return nil
 	}
-	real := slices.IndexFunc(b.targets, func(t Target) bool { return !t.static })
+	real := slices.IndexFunc(b.targets, func(t report.Target) bool { return !isStatic(t) })
 	if real < 0 {
 		return errors.New("target static can only be compared with another target, whose bytes it sends")
 	}
 	// Without a memory limit: that is for what is measured.
-	srv, err := b.startTarget(b.targets[real], "load", nil)
+	srv, err := b.startTarget(b.targets[real], "load", 0)
 	if err != nil {
 		return err
 	}
-	defer srv.stop(serverGrace)
+	defer srv.Stop()
 	defer func() { b.keepLog(ctx, srv, err) }()
-	loadCtx, cancel := watchDeath(ctx, srv)
+	loadCtx, cancel := srv.Alive(ctx)
 	defer cancel()
-	if err := srv.waitReady(loadCtx); err != nil {
+	if err := srv.WaitReady(loadCtx); err != nil {
 		return err
 	}
 	if b.cluster == nil { // there the namespace is new
 		// A run that was killed may have left them in the work directory.
-		for _, sc := range writingScenarios {
-			if err := b.place.removeExtras(loadCtx, srv.client, sc); err != nil {
+		for _, sc := range scenario.Writing() {
+			about := sc.About()
+			if err := b.place.RemoveExtras(loadCtx, srv.Client, about.Name, about.Writes); err != nil {
 				return err
 			}
 		}
@@ -348,23 +359,23 @@ func (b *bench) load(ctx context.Context, scenarios []scenario) (err error) {
 			return fmt.Errorf("dataset %q: unknown; there are a, b, c and d", name)
 		}
 		began := time.Now()
-		did, err := d.load(loadCtx, srv.client, b.opts.LoadWriters, b.view)
+		did, err := d.Load(loadCtx, srv.Client, b.opts.LoadWriters, b.View)
 		if err != nil {
 			return err
 		}
 		if did {
-			b.say("loaded dataset %s in %.0f s", name, time.Since(began).Seconds())
+			b.Say("loaded dataset %s in %.0f s", name, time.Since(began).Seconds())
 		}
 		wrote = wrote || did
-		if d.served = int64(d.Objects); b.cluster != nil {
-			if err := d.count(loadCtx, srv.client); err != nil {
+		if d.Served = int64(d.Objects); b.cluster != nil {
+			if err := d.Count(loadCtx, srv.Client); err != nil {
 				return err
 			}
 		}
 		b.data[name] = d
 		b.results.Data = append(b.results.Data, d)
 	}
-	if slices.ContainsFunc(b.targets, func(t Target) bool { return t.static }) {
+	if slices.ContainsFunc(b.targets, func(t report.Target) bool { return isStatic(t) }) {
 		if err := b.record(loadCtx, srv, scenarios); err != nil {
 			return err
 		}
@@ -372,22 +383,22 @@ func (b *bench) load(ctx context.Context, scenarios []scenario) (err error) {
 	if !wrote || b.cluster != nil {
 		return nil
 	}
-	srv.stop(serverGrace)
-	return b.etcd.tidy(ctx)
+	srv.Stop()
+	return b.etcd.Tidy(ctx)
 }
 
 // record saves what the static target is to send.
-func (b *bench) record(ctx context.Context, srv *server, scenarios []scenario) error {
-	if err := makeDirs(b.recordings()); err != nil {
-		return err
+func (b *bench) record(ctx context.Context, srv *scenario.Server, scenarios []scenario.Scenario) error {
+	if err := os.MkdirAll(b.recordings(), 0o700); err != nil {
+		return fmt.Errorf("make directory: %w", err)
 	}
 	for _, sc := range scenarios {
-		recorded, ok := sc.(recordedScenario)
+		recorded, ok := sc.(scenario.Recorded)
 		if !ok {
 			continue
 		}
-		for _, r := range recorded.recordings(b.data) {
-			if err := r.record(ctx, srv, b.recordings()); err != nil {
+		for _, r := range recorded.Recordings(b.data) {
+			if err := r.Save(ctx, srv.Admin, b.recordings()); err != nil {
 				return err
 			}
 		}
@@ -397,54 +408,63 @@ func (b *bench) record(ctx context.Context, srv *server, scenarios []scenario) e
 
 func (b *bench) recordings() string { return filepath.Join(b.workDir, "recordings") }
 
-func (b *bench) startTarget(t Target, what string, limits *limiter) (*server, error) {
+// startTarget starts a target, with a limit of its memory in bytes; 0 is none.
+func (b *bench) startTarget(t report.Target, what string, limit int64) (*scenario.Server, error) {
 	if b.cluster != nil {
 		return b.cluster.server, nil
 	}
 	b.runs++
 	log := filepath.Join(b.workDir, "logs", fmt.Sprintf("%02d-%s-%s.log", b.runs, what, t.Name))
-	if t.static {
-		return startStatic(t, b.self, b.recordings(), log, b.creds)
+	name := "target " + t.Name
+	var started *rig.Server
+	var err error
+	if isStatic(t) {
+		started, err = static.Start(b.room, name, log, b.recordings())
+	} else {
+		if t.Binary != "" {
+			if _, err := os.Stat(t.Binary); err != nil {
+				return nil, fmt.Errorf("%s: %w; name its binary with a flag", name, err)
+			}
+		}
+		started, err = b.room.StartServer(rig.Program{
+			Name: name, Path: t.Binary, Argv0: t.Argv0, Args: t.Args, Etcd: b.etcd.Endpoints(), MemoryLimit: limit, Log: log,
+		})
 	}
-	return startServer(t, b.self, limits, b.etcd.endpoint, b.workDir, log, b.creds)
+	if err != nil {
+		return nil, err
+	}
+	srv, err := scenario.NewServer(t, started, rig.Access{})
+	if err != nil {
+		_ = started.Stop(0)
+		return nil, err
+	}
+	srv.Static = isStatic(t)
+	return srv, nil
 }
 
 // keepLog saves the log of a server that failed beside the results: the work directory may be a temporary one.
-func (b *bench) keepLog(ctx context.Context, srv *server, failure error) {
-	if failure == nil || ctx.Err() != nil || srv.process == nil {
+func (b *bench) keepLog(ctx context.Context, srv *scenario.Server, failure error) {
+	if failure == nil || ctx.Err() != nil || srv.Started == nil {
 		return
 	}
-	data, err := os.ReadFile(srv.log)
-	path := filepath.Join(b.opts.OutDir, filepath.Base(srv.log))
+	data, err := os.ReadFile(srv.Started.Log())
+	path := filepath.Join(b.opts.OutDir, filepath.Base(srv.Started.Log()))
 	if err == nil {
 		err = os.WriteFile(path, data, 0o644)
 	}
 	if err != nil {
-		b.say("  the server's log could not be kept: %v", err)
+		b.Say("  the server's log could not be kept: %v", err)
 		return
 	}
-	b.say("  the server's log: %s%s", path, lastLines(path))
-}
-
-// watchDeath gives a context that ends, with the reason as its cause, when the server dies.
-func watchDeath(ctx context.Context, srv *server) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	go func() {
-		select {
-		case <-srv.gone():
-			cancel(srv.died())
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, func() { cancel(nil) }
+	b.Say("  the server's log: %s%s", path, rig.LogEnd(path))
 }
 
 // measureAll runs every scenario on every target. A failed run does not stop the others, unless the user did.
-func (b *bench) measureAll(ctx context.Context, scenarios []scenario) (failures []error) {
+func (b *bench) measureAll(ctx context.Context, scenarios []scenario.Scenario) (failures []error) {
 	for _, sc := range scenarios {
 		rounds := b.opts.Rounds
 		if rounds == 0 {
-			rounds = sc.rounds()
+			rounds = sc.About().Rounds
 		}
 		if b.cluster != nil && b.opts.Rounds == 0 {
 			rounds = 1 // nobody to take turns with
@@ -455,17 +475,17 @@ func (b *bench) measureAll(ctx context.Context, scenarios []scenario) (failures 
 				slices.Reverse(targets)
 			}
 			for _, t := range targets {
-				if _, ok := sc.(recordedScenario); t.static && !ok {
+				if _, ok := sc.(scenario.Recorded); isStatic(t) && !ok {
 					continue
 				}
-				b.say("%s: %s (round %d of %d)", sc.label(), t.Name, round+1, rounds)
+				b.Say("%s: %s (round %d of %d)", sc.About().Label, t.Name, round+1, rounds)
 				err := b.measureOne(ctx, sc, t, round)
 				if ctx.Err() != nil {
 					return append(failures, interrupted(ctx, err))
 				}
 				if err != nil {
-					b.say("  failed: %v", err)
-					failures = append(failures, fmt.Errorf("%s on %s: %w", sc.label(), t.Name, err))
+					b.Say("  failed: %v", err)
+					failures = append(failures, fmt.Errorf("%s on %s: %w", sc.About().Label, t.Name, err))
 				}
 			}
 		}
@@ -473,43 +493,23 @@ func (b *bench) measureAll(ctx context.Context, scenarios []scenario) (failures 
 	return failures
 }
 
-func (b *bench) measureOne(ctx context.Context, sc scenario, t Target, round int) error {
+func (b *bench) measureOne(ctx context.Context, sc scenario.Scenario, t report.Target, round int) error {
 	began := time.Now()
-	srv, err := b.startTarget(t, sc.label(), b.limiter)
+	srv, err := b.startTarget(t, sc.About().Label, int64(b.opts.MemoryLimit))
 	if err != nil {
 		return err
 	}
-	// The samples go on while the user's interruption is dealt with.
-	of, err := b.usageOf(context.WithoutCancel(ctx), srv)
-	if err != nil {
-		srv.stop(serverGrace)
+	defer srv.Stop()
+	setup := scenario.Setup{
+		Self: b.self, View: b.View, Data: b.data, Place: b.place, Etcd: b.etcd, Round: round,
+		Logs:     filepath.Join(b.workDir, "logs", fmt.Sprintf("%02d-%s-%s", b.runs, sc.About().Label, t.Name)),
+		PprofDir: b.opts.PprofDir, PprofSeconds: b.opts.PprofSeconds,
+	}
+	record, err := setup.Measure(ctx, sc, srv, began)
+	if record == nil {
 		return err
 	}
-	record := TargetRun{Target: t.Name, Scenario: sc.name(), Label: sc.label(), Params: sc, Round: round}
-	s := &session{
-		opts: b.opts, self: b.self, data: b.data, place: b.place, etcd: b.etcd, server: srv, view: b.view,
-		sampler: startSampler(of, began), record: &record, started: began,
-		logs: filepath.Join(b.workDir, "logs", fmt.Sprintf("%02d-%s-%s", b.runs, sc.label(), t.Name)),
-	}
-	runCtx, cancel := watchDeath(ctx, srv)
-	err = sc.run(runCtx, s)
-	cancel()
-	if died := srv.died(); died != nil && err != nil {
-		err = died
-	}
-	record.Samples = s.sampler.stop()
-	if err != nil {
-		record.Failure = err.Error()
-	}
-	b.results.Runs = append(b.results.Runs, record)
+	b.results.Runs = append(b.results.Runs, *record)
 	b.keepLog(ctx, srv, err)
-	srv.stop(serverGrace)
 	return err
-}
-
-func (b *bench) usageOf(ctx context.Context, srv *server) (usage, error) {
-	if b.cluster != nil {
-		return clusterUsage(ctx, srv)
-	}
-	return processUsage(srv.pid()), nil
 }

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+
+	"github.com/weir-project/weir/internal/rig"
 )
 
 const (
@@ -71,7 +73,7 @@ func output(ctx context.Context, name string, args ...string) (string, error) {
 		return "", context.Cause(ctx)
 	}
 	if err != nil {
-		return "", errors.Join(err, errors.New(firstLine(stderr.Bytes())))
+		return "", errors.Join(err, errors.New(rig.FirstLine(stderr.Bytes())))
 	}
 	return strings.TrimSpace(string(out)), nil
 }

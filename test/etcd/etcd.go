@@ -1,8 +1,9 @@
 // Copyright The weir Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package etcd starts an etcd for a test. It imports nothing of weir's, so that the
-// tests inside of any package can use it.
+// Package etcd starts an etcd for a test, inside of the test's process. It imports nothing
+// of weir's, so that the tests inside of any package can use it. One that can be killed, or
+// has several members, is internal/rig's.
 package etcd
 
 import (

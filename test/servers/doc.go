@@ -14,4 +14,14 @@
 //		want, err := stock.Answer(t.Context(), request)
 //		got, err := weir.Answer(t.Context(), request)
 //	}
+//
+// What more is wanted of servers (several over one etcd of several members, killed,
+// paused, limited, behind a link) is had in a Room, of internal/rig:
+//
+//	room := servers.Room(t)
+//	etcd, err := room.StartEtcd(ctx, rig.EtcdOptions{Members: 3})
+//	program := servers.Program(servers.Weir)
+//	program.Etcd = etcd.Endpoints()
+//	weir := servers.StartIn(t, room, program).Wait()
+//	weir.Rig.Kill()
 package servers

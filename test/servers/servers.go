@@ -6,24 +6,21 @@ package servers
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"regexp"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	"k8s.io/client-go/util/keyutil"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 
 	"github.com/weir-project/weir/internal/apiserver"
+	"github.com/weir-project/weir/internal/rig"
 	"github.com/weir-project/weir/test/wait"
 )
 
@@ -31,6 +28,8 @@ import (
 const (
 	Stock = "stock"
 	Weir  = "weir"
+	// WeirOff is weir with its gates off: its binary with upstream's watch cache.
+	WeirOff = "weir-off"
 )
 
 // Token is an administrator's, at every server.
@@ -42,6 +41,9 @@ const Patience = time.Minute
 
 // asServer, in the environment, makes the test binary the program that it names.
 const asServer = "WEIR_TEST_AS_SERVER"
+
+// asChild is the program that is one of a room's own children.
+const asChild = "child"
 
 // Main is what TestMain has to be in a package that starts servers. It does not return.
 func Main(m *testing.M) {
@@ -58,6 +60,8 @@ func Main(m *testing.M) {
 		if o, err = apiserver.Parse(os.Args[1:]...); err == nil {
 			err = o.Run(ctx, nil)
 		}
+	case asChild:
+		err = rig.Execute(os.Args[1:])
 	default:
 		os.Exit(m.Run())
 	}
@@ -68,20 +72,54 @@ func Main(m *testing.M) {
 	os.Exit(0)
 }
 
+// Room opens a room for a test, in which this binary is every server. It is closed with
+// the test.
+func Room(t testing.TB) *rig.Room {
+	t.Helper()
+	self, err := rig.ThisProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	self.Env = []string{asServer + "=" + asChild}
+	room, err := rig.Open(rig.Options{Dir: t.TempDir(), Self: self, Name: "weir-test", Token: Token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := room.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return room
+}
+
+// Program is one to start in a Room. What it needs beside the name is the caller's to set,
+// etcd before all.
+func Program(name string, args ...string) rig.Program {
+	as := name
+	if name == WeirOff {
+		as = Weir
+		args = append([]string{"--feature-gates=" + string(apiserver.EncodedWatchCache) + "=false"}, args...)
+	}
+	return rig.Program{
+		Name: name, Env: []string{asServer + "=" + as},
+		Args: append([]string{"--allow-privileged=true"}, args...),
+	}
+}
+
 // Server is a kube-apiserver in a process of its own.
 type Server struct {
 	// Name is the program.
 	Name string
-	// URL is where it serves, over TLS, with a certificate of its own making.
+	// URL is where it serves, over TLS, with its room's certificate.
 	URL string
 	// Dir is the directory that the process runs in.
 	Dir string
+	// Rig is the server as a process: to kill it, to read what it uses.
+	Rig *rig.Server
 
 	t            testing.TB
 	http2, http1 *http.Client
-	log          *buffer
-	// ended is closed when the process has ended.
-	ended chan struct{}
 	// ready says that Wait has returned: the process may end with an error before.
 	ready *atomic.Bool
 }
@@ -91,60 +129,34 @@ type Server struct {
 // for. See Wait.
 func Start(t testing.TB, name, etcd string, args ...string) *Server {
 	t.Helper()
-	dir := t.TempDir()
-	key, err := keyutil.MakeEllipticPrivateKeyPEM()
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyFile, tokenFile := filepath.Join(dir, "sa.key"), filepath.Join(dir, "tokens")
-	for file, data := range map[string]string{keyFile: string(key), tokenFile: Token + `,admin,admin,"system:masters"` + "\n"} {
-		if err := os.WriteFile(file, []byte(data), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := fmt.Sprint(listener.Addr().(*net.TCPAddr).Port)
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
-	binary, err := os.Executable()
+	program := Program(name, args...)
+	program.Etcd = []string{etcd}
+	return StartIn(t, Room(t), program)
+}
+
+// StartIn starts a server in a room.
+func StartIn(t testing.TB, room *rig.Room, program rig.Program) *Server {
+	t.Helper()
+	started, err := room.StartServer(program)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &Server{
-		Name: name, URL: "https://127.0.0.1:" + port, Dir: dir, t: t, log: &buffer{}, ended: make(chan struct{}), ready: &atomic.Bool{},
+		Name: program.Name, URL: started.URL, Dir: room.Dir(), Rig: started, t: t, ready: &atomic.Bool{},
 		http2: &http.Client{Transport: NewTransport()}, http1: &http.Client{Transport: NewTransportHTTP1()},
 	}
-	command := exec.Command(binary, append([]string{
-		"--etcd-servers=" + etcd, "--secure-port=" + port,
-		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
-		"--cert-dir=" + dir, "--token-auth-file=" + tokenFile, "--authorization-mode=RBAC",
-		"--service-cluster-ip-range=10.0.0.0/24", "--service-account-issuer=https://127.0.0.1",
-		"--service-account-key-file=" + keyFile, "--service-account-signing-key-file=" + keyFile,
-		"--disable-admission-plugins=ServiceAccount", "--allow-privileged=true",
-	}, args...)...)
-	command.Env = append(os.Environ(), asServer+"="+name)
-	command.Dir, command.Stdout, command.Stderr = dir, s.log, s.log
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var exit error
-	go func() {
-		exit = command.Wait()
-		close(s.ended)
-	}()
 	t.Cleanup(func() {
 		s.http2.CloseIdleConnections()
 		s.http1.CloseIdleConnections()
-		_ = command.Process.Signal(syscall.SIGTERM) // it may have ended
-		if <-s.ended; exit != nil && s.ready.Load() {
-			t.Errorf("%s ended with %v", name, exit)
+		if err := errors.Join(started.Died(), started.Stop(Patience)); err != nil && s.ready.Load() {
+			t.Error(err)
 		}
 		if t.Failed() {
-			t.Logf("%s said, beside what goes well:\n%.6000s", name, s.log.wrong())
+			said, err := os.ReadFile(started.Log())
+			t.Logf("%s said, beside what goes well:\n%.6000s", s.Name, informative.ReplaceAll(said, nil))
+			if err != nil {
+				t.Log(err)
+			}
 		}
 	})
 	return s
@@ -155,7 +167,7 @@ func (s *Server) Wait() *Server {
 	s.t.Helper()
 	Eventually(s.t, s.Name+" to be ready", func() bool {
 		select {
-		case <-s.ended:
+		case <-s.Rig.Done():
 			s.t.Fatalf("%s ended before it was ready", s.Name)
 		default:
 		}
@@ -175,9 +187,12 @@ func (s *Server) In(t testing.TB) *Server {
 
 // Said returns what the process has written to its log so far.
 func (s *Server) Said() string {
-	s.log.mu.Lock()
-	defer s.log.mu.Unlock()
-	return string(s.log.data)
+	s.t.Helper()
+	said, err := os.ReadFile(s.Rig.Log())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(said)
 }
 
 // NewTransport returns a client's side of a connection over HTTP/2. It compresses
@@ -202,26 +217,6 @@ func NewTransportHTTP1() *http.Transport {
 func Eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	wait.Until(t, what, Patience, done)
-}
-
-// buffer is what a process has said so far; it may be read while that goes on.
-type buffer struct {
-	mu   sync.Mutex
-	data []byte
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.data = append(b.data, p...)
-	return len(p), nil
-}
-
-// wrong returns it without the lines that are for information.
-func (b *buffer) wrong() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return string(informative.ReplaceAll(b.data, nil))
 }
 
 // informative finds lines of klog that are no errors.

@@ -1,0 +1,167 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weir-project/weir/internal/bench/client"
+	"github.com/weir-project/weir/internal/bench/dataset"
+	"github.com/weir-project/weir/internal/bench/report"
+)
+
+// Fanout holds that every update reaches every watcher.
+type Fanout struct {
+	Watchers      int           `json:"watchers"`
+	Updates       int           `json:"updates"`
+	Rate          float64       `json:"rate"`    // updates per second; 0 for one after the other without pause
+	Objects       int           `json:"objects"` // updated in turn
+	ObjectSize    int           `json:"objectSize"`
+	PerConnection int           `json:"perConnection"`
+	Format        client.Format `json:"format"`
+	Data          []string      `json:"data"`
+}
+
+// About implements Scenario.
+func (sc *Fanout) About() About {
+	return About{Name: "fanout", Label: "fanout", Datasets: sc.Data, Rounds: 1, Writes: []string{"configmaps"}}
+}
+
+func (sc *Fanout) run(ctx context.Context, s *session) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	namespace, remove, err := s.prepareExtras(ctx, sc)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	configMaps := s.server.Client.CoreV1().ConfigMaps(namespace)
+	object := func(i, version int) *corev1.ConfigMap {
+		object := dataset.NewConfigMap("fanout", i, version, sc.ObjectSize)
+		object.Labels[dataset.ScenarioLabel] = sc.About().Name
+		return object
+	}
+	var version string
+	for i := range sc.Objects {
+		created, err := configMaps.Create(ctx, object(i, 0), metav1.CreateOptions{})
+		if err != nil {
+			return fmt.Errorf("prepare an object to update: %w", err)
+		}
+		version = created.ResourceVersion
+	}
+	readers, err := s.startReaders(ctx, client.Job{
+		Paths:  []string{"/api/v1/namespaces/" + namespace + "/configmaps?watch=1&allowWatchBookmarks=true&timeoutSeconds=3600&resourceVersion=" + version},
+		Format: sc.Format, Streams: sc.Watchers, PerConnection: sc.PerConnection, Until: client.UntilCount, Expect: int64(sc.Updates),
+	})
+	if err != nil {
+		return err
+	}
+	defer readers.End()
+	if err := readers.Go(); err != nil {
+		return err
+	}
+	if _, err := readers.Hear(ctx, client.StageOpen); err != nil {
+		return err
+	}
+	_, err = s.phase(ctx, fmt.Sprintf("fanout %d x%d", sc.Updates, sc.Watchers), func(ctx context.Context, p *report.Phase) error {
+		began := time.Now()
+		for i := range sc.Updates {
+			if sc.Rate > 0 {
+				due := began.Add(time.Duration(float64(i) / sc.Rate * float64(time.Second)))
+				if err := client.Pause(ctx, time.Until(due)); err != nil {
+					return err
+				}
+			}
+			if _, err := configMaps.Update(ctx, object(i%sc.Objects, i+1), metav1.UpdateOptions{}); err != nil {
+				return fmt.Errorf("update %d: %w", i, err)
+			}
+		}
+		p.Figures["updates s"] = time.Since(began).Seconds()
+		done, err := readers.Hear(ctx, client.StageDone)
+		if err != nil {
+			return err
+		}
+		p.Figures["events"] = float64(done.Events)
+		p.Figures["reconnects"] = float64(done.Reconnects)
+		p.Figures["received MB"] = float64(done.Bytes) / 1e6
+		return nil
+	})
+	return err
+}
+
+// Writes measures how many writes per second a few busy clients get done.
+type Writes struct {
+	Writers    int      `json:"writers"`
+	Operations int      `json:"operations"` // half creates, half updates of what was created
+	WarmUp     int      `json:"warmUp"`     // operations before, not measured
+	ObjectSize int      `json:"objectSize"`
+	Data       []string `json:"data"`
+}
+
+// About implements Scenario.
+func (sc *Writes) About() About {
+	return About{Name: "writes", Label: "writes", Datasets: sc.Data, Rounds: 4, Writes: []string{"configmaps"}}
+}
+
+func (sc *Writes) run(ctx context.Context, s *session) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	namespace, remove, err := s.prepareExtras(ctx, sc)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	configMaps := s.server.Client.CoreV1().ConfigMaps(namespace)
+	write := func(ctx context.Context, prefix string, i int) error {
+		object := dataset.NewConfigMap(prefix, i/2, i, sc.ObjectSize)
+		object.Labels[dataset.ScenarioLabel] = sc.About().Name
+		var err error
+		if i%2 == 0 {
+			_, err = configMaps.Create(ctx, object, metav1.CreateOptions{})
+		} else {
+			_, err = configMaps.Update(ctx, object, metav1.UpdateOptions{})
+		}
+		if err != nil {
+			return fmt.Errorf("write %d: %w", i, err)
+		}
+		return nil
+	}
+	// One worker's task is a create and the update after it, so that the update finds its object.
+	pairs := func(ctx context.Context, prefix string, n int, latency []float64) error {
+		return dataset.InParallel(ctx, sc.Writers, n/2, func(ctx context.Context, _, pair int) error {
+			for i := 2 * pair; i < 2*pair+2; i++ {
+				began := time.Now()
+				if err := write(ctx, prefix, i); err != nil {
+					return err
+				}
+				if latency != nil {
+					latency[i] = time.Since(began).Seconds()
+				}
+			}
+			return nil
+		})
+	}
+	if err := pairs(ctx, "warm-up", sc.WarmUp, nil); err != nil {
+		return err
+	}
+	_, err = s.phase(ctx, fmt.Sprintf("writes x%d", sc.Writers), func(ctx context.Context, p *report.Phase) error {
+		latency := make([]float64, sc.Operations/2*2)
+		began := time.Now()
+		if err := pairs(ctx, "writes", sc.Operations, latency); err != nil {
+			return err
+		}
+		p.Figures["writes/s"] = float64(len(latency)) / time.Since(began).Seconds()
+		p.Figures["write median ms"] = report.Median(latency) * 1e3
+		p.Figures["write p99 ms"] = report.Quantile(latency, 0.99) * 1e3
+		return nil
+	})
+	return err
+}
