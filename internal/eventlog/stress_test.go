@@ -44,14 +44,9 @@ func TestFollowsBesideAgeing(t *testing.T) {
 	others.Go(s.log.Dispatch)
 	others.Go(func() { s.write(done) })
 	others.Go(func() {
-		for {
-			select {
-			case <-done:
-				return
-			default:
-				s.log.Expire()
-				runtime.Gosched()
-			}
+		for !closed(done) {
+			s.log.Expire()
+			runtime.Gosched()
 		}
 	})
 	for i := range uint64(16) {
@@ -129,10 +124,8 @@ func (s *stress) write(done chan struct{}) {
 	r := rand.New(rand.NewPCG(s.seed, 1<<32))
 	for rev := uint64(1); ; {
 		for range 1 + r.IntN(20) {
-			select {
-			case <-done:
+			if closed(done) {
 				return
-			default:
 			}
 			s.now.Add(int64(r.IntN(80)) * int64(time.Millisecond))
 			if err := s.log.Append(rev, 1, rev); err != nil {
@@ -141,10 +134,24 @@ func (s *stress) write(done chan struct{}) {
 			s.written.Add(1)
 			rev++
 		}
-		if s.log.Stats().Aged > 0 {
+		st := s.log.Stats()
+		if st.Aged > 0 {
 			s.aged.Add(1)
 		}
-		runtime.Gosched()
+		// Age alone does not bound a log to which is appended faster than is read.
+		for st.Events > 10_000 && !closed(done) {
+			runtime.Gosched()
+			st = s.log.Stats()
+		}
+	}
+}
+
+func closed(done chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
 	}
 }
 

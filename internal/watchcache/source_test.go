@@ -74,7 +74,7 @@ func TestUnreadableObject(t *testing.T) {
 			etcd3.TestOnlySetFatalOnDecodeError(t, false)
 			// The cache takes a failing watch up again for a while before it reads everything
 			// anew, as upstream's does. That time passes while the test waits.
-			fake := clocktesting.NewFakeClock(time.Now())
+			fake := stepped{clocktesting.NewFakeClock(time.Now())}
 			passing := func(done func() bool) func() bool {
 				return func() bool {
 					fake.Step(time.Second)

@@ -227,7 +227,7 @@ func TestStalledReads(t *testing.T) {
 // single objects do not wait.
 func TestStalledReadsTakeTurns(t *testing.T) {
 	etcd3.TestOnlySetFatalOnDecodeError(t, false)
-	fake := clocktesting.NewFakeClock(time.Now())
+	fake := stepped{clocktesting.NewFakeClock(time.Now())}
 	o := &observed{}
 	s := newSubject(t, withIndexes, observe(o), func(_ *storeOptions, c *Config) { c.Clock = fake })
 	waitRevision(t, s.Cache, revision(t, s.put(t, pod("a")).ResourceVersion))
@@ -294,7 +294,7 @@ func TestStalledReadsTakeTurns(t *testing.T) {
 // TestHiccup has the watch fail for a reason that is not in the storage: it goes on where
 // it was, and nothing is read anew.
 func TestHiccup(t *testing.T) {
-	fake := clocktesting.NewFakeClock(time.Now())
+	fake := stepped{clocktesting.NewFakeClock(time.Now())}
 	o := &observed{events: make(chan watch.Event)}
 	s := newSubject(t, withIndexes, observe(o), func(_ *storeOptions, c *Config) { c.Clock = fake })
 	first := s.put(t, pod("first"))
@@ -345,7 +345,7 @@ func TestHiccup(t *testing.T) {
 // not wait until it would have, although its watch will never get past the object.
 func TestRepairedSoon(t *testing.T) {
 	etcd3.TestOnlySetFatalOnDecodeError(t, false)
-	fake := clocktesting.NewFakeClock(time.Now())
+	fake := stepped{clocktesting.NewFakeClock(time.Now())}
 	s := newSubject(t, withIndexes, func(_ *storeOptions, c *Config) { c.Clock = fake })
 	waitRevision(t, s.Cache, revision(t, s.put(t, pod("a")).ResourceVersion))
 	before, _, _, err := s.current()
@@ -377,7 +377,7 @@ func TestRepairedSoon(t *testing.T) {
 func TestUnreadableIsNotReadAllTheTime(t *testing.T) {
 	etcd3.TestOnlySetFatalOnDecodeError(t, false)
 	gates{features.ListFromCacheSnapshot: false, features.DetectCacheInconsistency: false}.set(t)
-	fake := clocktesting.NewFakeClock(time.Now())
+	fake := stepped{clocktesting.NewFakeClock(time.Now())}
 	o := &observed{}
 	s := newSubject(t, withIndexes, observe(o), func(_ *storeOptions, c *Config) { c.Clock = fake })
 	waitRevision(t, s.Cache, revision(t, s.churn(t, 20, 20)[19].ResourceVersion))
