@@ -14,6 +14,9 @@ import (
 // a Freeze copies one node of at most 2*degree entries per level.
 const degree = 16
 
+// filled is how many entries a node has on average; of at most 2*degree-1.
+const filled = 22
+
 type entry[V any] struct {
 	key   string
 	value V
@@ -53,6 +56,16 @@ func (m *Map[V]) Get(key string) (V, bool) {
 
 // Len returns the number of keys.
 func (m *Map[V]) Len() int { return m.tree.Len() }
+
+// Depth returns how many levels the map's tree has, about: a write after a Freeze copies a
+// node of each.
+func (m *Map[V]) Depth() int {
+	depth := 1
+	for n := m.tree.Len(); n > 2*degree; n /= filled {
+		depth++
+	}
+	return depth
+}
 
 // Freeze returns the map's present state. It takes constant time and must be
 // called by the writer, like Set and Delete.

@@ -45,15 +45,20 @@ func (c *change) frame() *frame.Frame {
 	}
 }
 
-// treeCost is what it costs, in bytes, to keep the state of before a change: the
-// nodes that were copied, for each ordered map that the state has. BenchmarkSetFreeze of
-// package snapshot has 3.5 KB for a map of 30,000 keys and 4.1 KB for one of 300,000.
-const treeCost = 4 << 10
+// What it costs, in bytes, to keep the state of before a change: a node is copied on each
+// level of each of the state's ordered maps. changeCost is what is kept beside: the change,
+// its place in the log, and the view. TestHistoryIsBooked holds them against the heap.
+const (
+	nodeCost   = 800
+	changeCost = 200
+)
 
-// size returns the bytes that only the log keeps alive, of a change to a state of so many
-// ordered maps.
-func (c *change) size(maps int) int64 {
-	n := int64(maps * treeCost)
+// size returns the bytes that only the log keeps alive, of a change to s.
+func (c *change) size(s *state) int64 {
+	n := int64(changeCost + nodeCost*s.objects.Depth())
+	for _, i := range s.indexes {
+		n += nodeCost * int64(i.objects.Depth())
+	}
 	if c.prev != nil {
 		n += c.prev.Size()
 	}

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -120,6 +121,7 @@ func BenchmarkHandOver(b *testing.B) {
 			f := h.frame(b, "a")
 			var all []*watcher
 			var readers sync.WaitGroup
+			var read atomic.Int64
 			for range watches {
 				w := h.watch(b, "", c.selector, handover)
 				all = append(all, w)
@@ -128,6 +130,7 @@ func BenchmarkHandOver(b *testing.B) {
 						for {
 							select {
 							case <-w.result:
+								read.Add(1)
 							case <-b.Context().Done():
 								return
 							}
@@ -145,7 +148,11 @@ func BenchmarkHandOver(b *testing.B) {
 				}
 				d := time.Since(began)
 				took, most = took+d, max(most, d)
-				if n++; !c.read && n%handover == 0 {
+				n++
+				for c.read && read.Load() < int64(n)*watches {
+					runtime.Gosched()
+				}
+				if !c.read && n%handover == 0 {
 					b.StopTimer()
 					for _, w := range all {
 						for range handover {

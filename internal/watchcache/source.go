@@ -327,7 +327,7 @@ func (s *source) progress(ctx context.Context, rev uint64) error {
 func (s *source) append(ch *change) error {
 	c := s.cache
 	if ch.cur != nil || ch.prev != nil {
-		size := ch.size(1 + len(s.state.indexes))
+		size := ch.size(s.state)
 		ledger.Process.Add(ledger.History, size)
 		if err := s.gen.log.Append(ch.rev, size, ch); err != nil {
 			ledger.Process.Add(ledger.History, -size)
