@@ -42,11 +42,12 @@ func (j *jerky) Flush() { j.flushedAt.Store(j.n.Load()) }
 // sent is flushed.
 func BenchmarkParkStress(b *testing.B) {
 	h := newHandoverBench(b)
+	ctx := b.Context()
 	go func() {
 		for {
 			select {
 			case <-h.handed:
-			case <-b.Context().Done():
+			case <-ctx.Done():
 				return
 			}
 		}
