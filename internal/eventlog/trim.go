@@ -3,10 +3,7 @@
 
 package eventlog
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // expirePeriod is how often the log looks for events that are too old. Looking at every
 // cursor is too much to do at every event, and a second more or less of history is nothing.
@@ -170,7 +167,8 @@ func (l *Log[K, E]) dropOldestLocked() bool {
 	switch {
 	case len(l.aged) > 0:
 		l.dropLocked(l.aged[0].seq, &l.aged[0].record)
-		l.aged = slices.Delete(l.aged, 0, 1)
+		l.aged[0] = agedRecord[E]{}
+		l.aged = l.aged[1:] // not moved: there may be a hundred thousand
 	case l.first < l.next:
 		r := *l.slot(l.first)
 		l.dropLocked(l.first, &r)
