@@ -46,52 +46,6 @@ func BenchmarkFanOut(b *testing.B) {
 	})
 }
 
-// taker is a reader that takes what it is given.
-type taker struct{ last *event }
-
-func (t *taker) Deliver(e *event) bool {
-	t.last = e
-	return true
-}
-
-func (t *taker) Resume(*Cursor[string, *event]) {}
-
-// BenchmarkFanOutParked is BenchmarkFanOut to parked cursors.
-func BenchmarkFanOutParked(b *testing.B) {
-	const readers = 500
-	for _, scope := range []string{"all", "keys"} {
-		b.Run(scope, func(b *testing.B) {
-			l := benchLog()
-			events := make([]*event, readers)
-			takers := make([]taker, readers)
-			for i := range readers {
-				events[i] = &event{keys: []string{fmt.Sprint(i)}}
-				c, _ := l.Follow(0)
-				if scope == "keys" {
-					c, _ = l.FollowKey(0, fmt.Sprint(i))
-				}
-				if _, ok := c.Park(&takers[i]); !ok {
-					b.Fatal("a drained cursor cannot be parked")
-				}
-			}
-			rev := uint64(0)
-			b.ReportAllocs()
-			for b.Loop() {
-				rev++
-				e := events[rev%readers]
-				if err := l.Append(rev, 100, e); err != nil {
-					b.Fatal(err)
-				}
-				l.dispatchNext()
-				if takers[rev%readers].last != e {
-					b.Fatal("the event was not handed over")
-				}
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/readers, "ns/read")
-		})
-	}
-}
-
 func fanOut(b *testing.B, l *Log[string, *event], cursors []*Cursor[string, *event]) {
 	events := make([]*event, len(cursors))
 	for i := range events {

@@ -23,7 +23,8 @@ type dispatcher[K comparable, E any] struct {
 	// cursor, and handed < taken while the event at handed is being handed over. A cursor that
 	// is being parked has considered all below taken, so that nobody is given an event twice
 	// or none. While a cursor is parked, Log.first <= handed. Both are written with mu held
-	// and Log.mu, which may be read-locked: either is enough to read them.
+	// and Log.mu, which may be read-locked: mu, or Log.mu locked for writing, is enough to
+	// read them.
 	handed, taken uint64
 	// chains and groups are those that are to get the event that is being handed over, members
 	// how many cursors were in them. They belong to whoever has the turn.

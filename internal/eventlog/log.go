@@ -48,11 +48,13 @@ type record[E any] struct {
 	event E
 	rev   uint64
 	size  int64
-	at    time.Time
+	// before is the size of all events before this one, of all that there ever were.
+	before int64
+	at     time.Time
 }
 
 // Log is an append-only log of events ordered by revision. All its methods may be
-// called by any goroutine; Append, Advance and Expire by one at a time.
+// called by any goroutine; Append and Advance by one at a time.
 //
 // Locks are taken in this order: dispatcher.turn, dispatcher.mu, group.mu, Log.mu.
 type Log[K comparable, E any] struct {
@@ -66,13 +68,17 @@ type Log[K comparable, E any] struct {
 	// aged holds, by ascending seq < first, the events that are too old for the ring but
 	// that a reader of one of their keys had yet to read when that was last looked at.
 	aged []agedRecord[E]
-	// bytes is the size of all events in ring and aged.
-	bytes int64
+	// agedAt is where in aged the next look begins, if they are many.
+	agedAt int
+	// bytes is the size of all events in ring and aged, appended that of all there ever were.
+	bytes, appended int64
 	// floor is the revision of which everything later is still in the ring:
 	// a reader that knows the state at floor or later can be served.
 	floor uint64
-	// head is the revision up to which the log is complete; floor <= head.
-	head   uint64
+	// head is the revision up to which the log is complete; floor <= head. Of events of the
+	// revision advanced <= head, or below, readers have been told that they have them all.
+	head, advanced uint64
+
 	closed bool
 	all    chain[K, E]
 	chains map[K]*chain[K, E]
@@ -96,14 +102,15 @@ type agedRecord[E any] struct {
 // New returns an empty log that is complete from revision rev on.
 func New[K comparable, E any](rev uint64, cfg Config[K, E]) *Log[K, E] {
 	return &Log[K, E]{
-		cfg:     cfg,
-		floor:   rev,
-		head:    rev,
-		ring:    make([]record[E], 64),
-		chains:  map[K]*chain[K, E]{},
-		cursors: map[*Cursor[K, E]]struct{}{},
-		checked: cfg.Now(),
-		bell:    make(chan struct{}, 1),
+		cfg:      cfg,
+		floor:    rev,
+		head:     rev,
+		advanced: rev,
+		ring:     make([]record[E], 64),
+		chains:   map[K]*chain[K, E]{},
+		cursors:  map[*Cursor[K, E]]struct{}{},
+		checked:  cfg.Now(),
+		bell:     make(chan struct{}, 1),
 	}
 }
 
@@ -123,8 +130,8 @@ func (l *Log[K, E]) at(seq uint64) *record[E] {
 
 // Append adds an event with its revision and the number of bytes that the log keeps alive
 // by holding it. It is an *OrderError if the revision is below that of the last event, or
-// below what Advance has said: the event would be sent to nobody, or twice. It is ErrClosed if
-// the log is closed.
+// not above what Advance or New has said: the event would be sent to nobody, or twice. It is
+// ErrClosed if the log is closed.
 func (l *Log[K, E]) Append(rev uint64, size int64, event E) error {
 	now := l.cfg.Now()
 	waits, err := l.add(record[E]{event: event, rev: rev, size: size, at: now})
@@ -143,17 +150,19 @@ func (l *Log[K, E]) add(r record[E]) (waits bool, err error) {
 	if l.closed {
 		return false, ErrClosed
 	}
-	if r.rev < l.head {
+	if r.rev < l.head || r.rev <= l.advanced {
 		return false, &OrderError{Revision: r.rev, Head: l.head}
 	}
 	if l.next-l.first == uint64(len(l.ring)) {
 		l.resizeLocked(2 * len(l.ring))
 	}
 	seq := l.next
+	r.before = l.appended
 	*l.slot(seq) = r
 	l.next++
 	l.head = r.rev
 	l.bytes += r.size
+	l.appended += r.size
 	if len(l.chains) > 0 {
 		l.cfg.Keys(r.event, func(key K) {
 			if c := l.chains[key]; c != nil {
@@ -194,6 +203,7 @@ func (l *Log[K, E]) Advance(rev uint64) {
 	if l.closed {
 		return
 	}
+	l.advanced = max(l.advanced, rev)
 	l.head = max(l.head, rev)
 	l.expireLocked(now)
 }

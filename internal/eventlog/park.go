@@ -54,12 +54,8 @@ func (c *Cursor[K, E]) Park(reader Reader[K, E]) (*Parked[K, E], bool) {
 	if c.errLocked() != nil {
 		return nil, false
 	}
-	if d.taken < l.first {
-		// Only while nobody is parked does anything leave the log that is not handed over.
-		if d.handed == d.taken {
-			d.handed = l.first
-		}
-		d.taken = l.first
+	if l.parked == 0 {
+		l.catchUpLocked()
 	}
 	pos, more := c.peekLocked()
 	if !more {
@@ -76,6 +72,18 @@ func (c *Cursor[K, E]) Park(reader Reader[K, E]) (*Parked[K, E], bool) {
 	g.members = append(g.members, c)
 	c.group.Store(g)
 	return (*Parked[K, E])(c), true
+}
+
+// catchUpLocked has the dispatcher begin where the log does: while nobody is parked, what it
+// has not handed over may leave the log. It needs dispatcher.mu.
+func (l *Log[K, E]) catchUpLocked() {
+	d := &l.dispatcher
+	if d.taken < l.first {
+		if d.handed == d.taken {
+			d.handed = l.first
+		}
+		d.taken = l.first
+	}
 }
 
 // roomLocked returns a group of the cursor's chain that has room, locked: the one that it
@@ -98,7 +106,7 @@ func (c *Cursor[K, E]) roomLocked() *group[K, E] {
 	}
 	g := &group[K, E]{}
 	g.mu.Lock()
-	c.chain.groups = append(groups, g)
+	c.chain.groups = append(slices.DeleteFunc(groups, func(g *group[K, E]) bool { return g.vacate() == 0 }), g)
 	return g
 }
 

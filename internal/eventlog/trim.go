@@ -3,14 +3,18 @@
 
 package eventlog
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // expirePeriod is how often the log looks for events that are too old. Looking at every
 // cursor is too much to do at every event, and a second more or less of history is nothing.
 const expirePeriod = time.Second
 
-// shrink drops the oldest events until the bounds on bytes and number hold. It stops, and
-// returns true, at an event that has yet to be handed to parked cursors.
+// shrink drops the oldest events until the bounds on bytes and number hold. It returns true
+// if more than half of what they allow has yet to be handed to parked cursors, or an event
+// that has to go: the other half is for those to read that have not taken theirs.
 func (l *Log[K, E]) shrink() (waits bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -19,9 +23,13 @@ func (l *Log[K, E]) shrink() (waits bool) {
 
 // shrinkLocked may drop the event just appended, if it alone is larger than the log may be.
 func (l *Log[K, E]) shrinkLocked() (waits bool) {
-	maxBytes := l.cfg.MaxBytes()
+	maxBytes, handed := l.cfg.MaxBytes(), l.dispatcher.handed
+	if l.parked > 0 && handed < l.next &&
+		(l.next-handed > uint64(l.cfg.MaxEvents/2) || l.appended-l.slot(handed).before > maxBytes/2) {
+		return true
+	}
 	for l.bytes > maxBytes || l.eventsLocked() > l.cfg.MaxEvents {
-		if len(l.aged) == 0 && l.parked > 0 && l.first < l.next && l.first >= l.dispatcher.handed {
+		if len(l.aged) == 0 && l.parked > 0 && l.first < l.next && l.first >= handed {
 			return true
 		}
 		if !l.dropOldestLocked() {
@@ -68,17 +76,32 @@ func (l *Log[K, E]) expireLocked(now time.Time) {
 	for l.ripeLocked(now) && l.first < n.ring {
 		l.ageFirstLocked(n)
 	}
-	kept := l.aged[:0]
-	for _, r := range l.aged {
+	l.reviewAgedLocked(n)
+}
+
+// agedStep is how many of the aged are looked at in a second.
+const agedStep = 4096
+
+// reviewAgedLocked drops those of the aged that nobody has to read any more: of some, if they
+// are many.
+func (l *Log[K, E]) reviewAgedLocked(n needs[K, E]) {
+	from := l.agedAt
+	if len(l.aged) <= agedStep || from >= len(l.aged) {
+		from = 0
+	}
+	to := min(len(l.aged), from+agedStep)
+	kept := from
+	for _, r := range l.aged[from:to] {
 		if l.wantedLocked(n, r.seq, r.event) {
-			kept = append(kept, r)
+			l.aged[kept] = r
+			kept++
 		} else {
 			l.dropLocked(r.seq, &r.record)
 		}
 	}
-	clear(l.aged[len(kept):])
-	l.aged = kept
-	if len(kept) == 0 {
+	l.aged = slices.Delete(l.aged, kept, to)
+	l.agedAt = kept
+	if len(l.aged) == 0 {
 		l.aged = nil
 	}
 }

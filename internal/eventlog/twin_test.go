@@ -22,9 +22,11 @@ type twin struct {
 	// gone are the events that have left the log, in that order.
 	gone        []event
 	floor, head uint64
-	closed      bool
-	checked     time.Time
-	cursors     []*twinCursor
+	// advanced is the revision up to which readers have been told that nothing follows.
+	advanced uint64
+	closed   bool
+	checked  time.Time
+	cursors  []*twinCursor
 	// taken is how many events the dispatcher has handed over.
 	taken int
 	// from is where the index of each key that is followed begins.
@@ -144,8 +146,16 @@ func (tw *twin) append(e event, now time.Time, maxBytes int64) {
 	}
 }
 
-// shrink returns true if an event has to go that has not been handed over.
+// shrink returns true if an event has to go that has not been handed over, or if those are
+// more than half of what there may be.
 func (tw *twin) shrink(maxBytes int64) bool {
+	var behind int64
+	for _, e := range tw.events[tw.taken:] {
+		behind += e.size
+	}
+	if tw.parked() > 0 && (len(tw.events)-tw.taken > tw.cfg.MaxEvents/2 || behind > maxBytes/2) {
+		return tw.taken < len(tw.events)
+	}
 	for oldest := range tw.events {
 		if tw.events[oldest].where == gone {
 			continue
@@ -422,7 +432,7 @@ func TestTwin(t *testing.T) {
 // twinRun returns in how many steps some events were aged.
 func twinRun(t *testing.T, r *rand.Rand) (agedSteps int) {
 	first := r.Uint64N(10)
-	tw := &twin{floor: first, head: first, checked: start, from: map[string]int{}}
+	tw := &twin{floor: first, head: first, advanced: first, checked: start, from: map[string]int{}}
 	h := newHarness(first, func(c *Config[string, event]) {
 		tw.cfg = c
 		c.MaxEvents = 1 + r.IntN(200)
@@ -447,8 +457,11 @@ func twinRun(t *testing.T, r *rand.Rand) (agedSteps int) {
 	for range 500 {
 		switch op := r.IntN(100); {
 		case op < 45:
-			e := event{name: fmt.Sprint("e", count), rev: tw.head + r.Uint64N(3), size: r.Int64N(60)}
+			e := event{name: fmt.Sprint("e", count), rev: max(tw.head+r.Uint64N(3), tw.advanced+1), size: r.Int64N(60)}
 			count++
+			if order := new(OrderError); tw.advanced > 0 && !tw.closed && !errors.As(h.Append(tw.advanced, 1, e), &order) {
+				t.Fatalf("an event of revision %d is taken after that has been told", tw.advanced)
+			}
 			for _, k := range keys[:3] {
 				for r.IntN(3) == 0 {
 					e.keys = append(e.keys, k) // the same key several times
@@ -507,7 +520,7 @@ func twinRun(t *testing.T, r *rand.Rand) (agedSteps int) {
 			rev := tw.head + r.Uint64N(3)
 			h.Advance(rev)
 			if !tw.closed {
-				tw.head = rev
+				tw.head, tw.advanced = rev, rev
 				tw.age(h.now)
 			}
 		case op < 97:

@@ -6,8 +6,6 @@ package eventlog
 import (
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -51,7 +49,6 @@ func BenchmarkAppendBesideAged(b *testing.B) {
 				h.append(event{rev: rev, size: 1, keys: []string{"b"}})
 			}
 			b.StopTimer()
-			h.aged = nil // Close takes half a minute
 		})
 	}
 }
@@ -61,19 +58,6 @@ func BenchmarkExpireBesideAged(b *testing.B) {
 	h, _ := fullOfAged(b)
 	for b.Loop() {
 		h.Expire()
-	}
-	b.StopTimer()
-	h.aged = nil
-}
-
-// TestCloseOfAged closes a log that is full of aged events: the cache does so under the lock
-// that every list and watch takes. The bound is a hundred times what it takes from the ring.
-func TestCloseOfAged(t *testing.T) {
-	h, _ := fullOfAged(t)
-	began := time.Now()
-	h.Close()
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("to close the log took %v", took)
 	}
 }
 
@@ -99,107 +83,6 @@ func TestOvertakenRefusal(t *testing.T) {
 		default:
 		}
 	}
-}
-
-// idler is one of thousands of parked readers that always have room.
-type idler struct{ n atomic.Int64 }
-
-func (i *idler) Deliver(event) bool            { i.n.Add(1); return true }
-func (i *idler) Resume(*Cursor[string, event]) {}
-
-// quick is a reader with room for ten events, and a goroutine that always takes them.
-type quick struct {
-	events chan event
-	back   chan *Cursor[string, event]
-}
-
-func (q *quick) Deliver(e event) bool {
-	select {
-	case q.events <- e:
-		return true
-	default:
-		return false
-	}
-}
-func (q *quick) Resume(c *Cursor[string, event]) { q.back <- c }
-
-// TestOvertakenByMany has a log that is written to faster than thousands of parked readers can
-// be handed events. One reader does nothing but read.
-func TestOvertakenByMany(t *testing.T) {
-	const bound, events = 2000, 12000
-	var clock sync.Mutex
-	now := start
-	l := New(0, Config[string, event]{
-		MaxBytes: func() int64 { return 1 << 40 }, MaxEvents: bound, MinEvents: 100, Window: 75 * time.Second,
-		Now:  func() time.Time { clock.Lock(); defer clock.Unlock(); return now },
-		Keys: func(event, func(string)) {},
-	})
-	var running sync.WaitGroup
-	running.Go(l.Dispatch)
-	for range 5000 {
-		c, err := l.Follow(0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, ok := c.Park(&idler{}); !ok {
-			t.Fatal("not parked")
-		}
-	}
-	q := &quick{events: make(chan event, 10), back: make(chan *Cursor[string, event], 1)}
-	c, err := l.Follow(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, ok := c.Park(q); !ok {
-		t.Fatal("not parked")
-	}
-	running.Go(func() {
-		last, refusals := uint64(0), 0
-		see := func(e event) {
-			if e.rev != last+1 {
-				t.Errorf("event %d after %d", e.rev, last)
-			}
-			last = e.rev
-		}
-		for last < events {
-			select {
-			case e := <-q.events:
-				see(e)
-			case c := <-q.back:
-				for len(q.events) > 0 {
-					see(<-q.events)
-				}
-				refusals++
-				for batch := make([]event, 10); ; {
-					b, err := c.Next(batch)
-					if err != nil {
-						if !errors.Is(err, ErrClosed) {
-							t.Errorf("after %d events and %d refusals: %v; the log is at %+v", last, refusals, err, l.Stats())
-						}
-						return
-					}
-					for _, e := range batch[:b.N] {
-						see(e)
-					}
-					if b.Drained {
-						if _, ok := c.Park(q); ok {
-							break
-						}
-					}
-				}
-			}
-		}
-		t.Logf("%d events, %d refusals", last, refusals)
-	})
-	for i := range uint64(events) {
-		if err := l.Append(i+1, 1, event{rev: i + 1}); err != nil {
-			t.Error(err)
-		}
-	}
-	for l.Stats().Parked < 5000 {
-	}
-	time.AfterFunc(5*time.Second, l.Close)
-	running.Wait()
 }
 
 // TestAdvanceIsKept has a reader that was told that it has everything up to a revision.
