@@ -19,14 +19,15 @@ import (
 )
 
 const (
-	// bufferSize is how much is gathered before it is written, and how much of something
-	// larger is written at once.
+	// bufferSize is how much is gathered before it is written.
 	bufferSize = 64 << 10
 	// slowWrite is how long a write takes to a connection that is slow. To such a one
-	// slowSize is written at once, until quickAgain writes have not taken long.
-	slowWrite  = time.Second
-	slowSize   = 4 << 10
-	quickAgain = 256
+	// slowSize is written at once, to one that is not known firstSize (which is a frame of
+	// HTTP/2), and bufferSize once quickWrites in a row have not taken long.
+	slowWrite   = time.Second
+	slowSize    = 4 << 10
+	firstSize   = 16 << 10
+	quickWrites = 64
 )
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
@@ -52,8 +53,9 @@ type Stream struct {
 	// buffer[:n] is what has been gathered; nil when n == 0.
 	buffer *[bufferSize]byte
 	n      int
-	// quickWrites is how many writes there have been since the last that took long.
-	quickWrites int
+	// size is how much is written at once, quick how many writes there have been since the
+	// last that took long.
+	size, quick int
 	// unflushed says that the connection has been given something since its last flush.
 	unflushed bool
 	// err is the connection's error, or errReturned once the handler has returned and w
@@ -77,14 +79,14 @@ func Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, req)
 			return
 		}
-		s := &Stream{w: w, unflushed: true, quickWrites: quickAgain}
+		s := &Stream{w: w, unflushed: true, size: firstSize}
 		var later bool
 		defer func() {
 			if !later {
 				s.close()
 			}
 		}()
-		next.ServeHTTP(responsewriter.WrapForHTTP1Or2(s), req.WithContext(context.WithValue(req.Context(), contextKey{}, s)))
+		next.ServeHTTP(hijackable(responsewriter.WrapForHTTP1Or2(s), s), req.WithContext(context.WithValue(req.Context(), contextKey{}, s)))
 		// With the gate APIServingWithRoutine, next has only left word of what there is to
 		// serve, and that is done when all handlers have returned.
 		if task := routine.TaskFrom(req.Context()); task != nil && task.Func != nil {
@@ -232,23 +234,21 @@ func (s *Stream) drain() error {
 	return s.err
 }
 
-// write writes p to the connection: what is large in pieces, of which the last may be nearly
-// twice as large, so that Progress shows that the connection takes something.
+// write writes p to the connection, what is large in pieces, so that Progress shows that the
+// connection takes something.
 func (s *Stream) write(p []byte) (int, error) {
 	done := 0
 	for done < len(p) && s.err == nil {
-		size := bufferSize
-		if s.quickWrites < quickAgain {
-			size = slowSize
-		}
-		if len(p)-done < 2*size {
-			size = len(p) - done
-		}
 		began := time.Now()
 		var n int
-		n, s.err = s.w.Write(p[done : done+size])
-		if s.quickWrites++; time.Since(began) > slowWrite {
-			s.quickWrites = 0
+		n, s.err = s.w.Write(p[done:min(len(p), done+s.size)])
+		switch {
+		case time.Since(began) > slowWrite:
+			s.size, s.quick = slowSize, 0
+		case s.quick < quickWrites:
+			s.quick++
+		default:
+			s.size = bufferSize
 		}
 		s.progress.Add(int64(n))
 		done += n

@@ -26,6 +26,9 @@ import (
 // buffer is the size of a Stream's buffer, in bytes.
 const buffer = 64 << 10
 
+// first is how much is written at once to a connection that is not known yet.
+const first = 16 << 10
+
 // begin does what upstream's watch handler begins with.
 func begin(w http.ResponseWriter) {
 	w.WriteHeader(http.StatusOK)
@@ -114,12 +117,14 @@ func TestGathers(t *testing.T) {
 		"nothing":         {},
 		"empty":           {[]int{0}, []int{0}},
 		"small":           {[]int{1, 2, 3}, []int{6}},
-		"full":            {[]int{1, buffer - 1}, []int{buffer}},
-		"overfull":        {[]int{2, buffer - 1}, []int{2, buffer - 1}},
-		"as large":        {[]int{buffer}, []int{buffer}},
-		"larger":          {[]int{buffer + 1}, []int{buffer + 1}},
-		"large in middle": {[]int{10, 3 * buffer, 20, 30}, []int{10, buffer, buffer, buffer, 50}},
-		"many":            {slices.Repeat([]int{buffer / 4}, 9), []int{buffer, buffer, buffer / 4}},
+		"full":            {[]int{1, buffer - 1}, slices.Repeat([]int{first}, 4)},
+		"overfull":        {[]int{2, buffer - 1}, []int{2, first, first, first, first - 1}},
+		"as large":        {[]int{buffer}, slices.Repeat([]int{first}, 4)},
+		"large in middle": {[]int{10, 2 * first, 20, 30}, []int{first, first, 60}},
+		"larger":          {[]int{10, buffer + 1, 20}, append(append([]int{10}, slices.Repeat([]int{first}, 4)...), 1, 20)},
+		"many":            {slices.Repeat([]int{first}, 9), slices.Repeat([]int{first}, 9)},
+		// A connection that is quick is given as much as there is.
+		"known": {append(slices.Repeat([]int{buffer}, 18), 3*buffer), append(slices.Repeat([]int{first}, 65), buffer-first, buffer, buffer, buffer, buffer)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bothVersions(t, func(t *testing.T, s *server) {
@@ -168,7 +173,7 @@ func TestProducerDoesNotWait(t *testing.T) {
 		stream := coalesce.From(req.Context())
 		stream.Busy()
 		streams <- stream
-		for _, n := range []int{10, 2 * buffer, 20} {
+		for _, n := range []int{10, buffer, 20} {
 			if _, err := w.Write(make([]byte, n)); err != nil {
 				t.Error(err)
 			}
@@ -183,7 +188,7 @@ func TestProducerDoesNotWait(t *testing.T) {
 		handler.ServeHTTP(w, req)
 	}()
 	stream := <-streams
-	for n, want := range []int64{0, 10, 10 + buffer} { // before each write of 10, buffer and buffer bytes
+	for n, want := range []int64{0, 10, 10 + first, 10 + 2*first, 10 + 3*first} { // before the write of 10 bytes, and of each piece
 		wait(t, t.Context(), "a write to the connection", w.began)
 		for range 100 {
 			stream.Busy()
@@ -199,7 +204,7 @@ func TestProducerDoesNotWait(t *testing.T) {
 	w.let <- struct{}{}
 	close(finish)
 	<-done
-	if got, want := w.Body.Len(), 30+2*buffer; got != want || !w.Flushed {
+	if got, want := w.Body.Len(), 30+buffer; got != want || !w.Flushed {
 		t.Errorf("the connection has %d bytes, want %d; flushed: %v", got, want, w.Flushed)
 	}
 }

@@ -25,7 +25,12 @@ type attrs struct {
 	// labels is where the fields begin.
 	packed string
 	labels int
+	// starts are where in packed each label begins, if there are more than fewLabels; else nil.
+	starts *[]uint32
 }
+
+// fewLabels is how many labels are looked through one by one.
+const fewLabels = 16
 
 // fieldNames hands out one slice for equal sets of names.
 type fieldNames struct {
@@ -69,7 +74,14 @@ func pack(l labels.Set, f fields.Set, names *fieldNames) attrs {
 		size += len(f[name]) + 2
 	}
 	buf := make([]byte, 0, size)
+	if len(keys) > fewLabels {
+		starts := make([]uint32, 0, len(keys))
+		a.starts = &starts
+	}
 	for _, k := range keys {
+		if a.starts != nil {
+			*a.starts = append(*a.starts, uint32(len(buf)))
+		}
 		buf = appendString(buf, k)
 		buf = appendString(buf, l[k])
 	}
@@ -118,7 +130,19 @@ var (
 
 // Lookup returns the value of a label and whether it is there.
 func (l *Labels) Lookup(label string) (string, bool) {
-	for rest := l.attrs.packed[:l.attrs.labels]; rest != ""; {
+	rest := l.attrs.packed[:l.attrs.labels]
+	if l.attrs.starts != nil {
+		starts := *l.attrs.starts
+		i, found := sort.Find(len(starts), func(i int) int {
+			key, _ := cut(rest[starts[i]:])
+			return strings.Compare(label, key)
+		})
+		if !found {
+			return "", false
+		}
+		rest = rest[starts[i]:]
+	}
+	for rest != "" {
 		var key, value string
 		key, rest = cut(rest)
 		value, rest = cut(rest)
@@ -131,9 +155,6 @@ func (l *Labels) Lookup(label string) (string, bool) {
 	}
 	return "", false
 }
-
-// Size returns how many bytes of labels there are, roughly: what Lookup may look through.
-func (l *Labels) Size() int { return l.attrs.labels }
 
 // Has tells whether the label is there.
 func (l *Labels) Has(label string) bool {

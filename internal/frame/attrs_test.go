@@ -88,6 +88,11 @@ func TestAttrsTwin(t *testing.T) {
 	matched := 0
 	for range 5000 {
 		l, f := labels.Set(set(r)), fields.Set(set(r))
+		if r.IntN(3) == 0 {
+			for i := range fewLabels + r.IntN(30) {
+				l[fmt.Sprint("m", i)] = word(r)
+			}
+		}
 		frame := &Frame{attrs: pack(l, f, &names)}
 		for _, w := range words {
 			value, has := l[w]

@@ -170,6 +170,9 @@ const places = 56
 func (f *Frame) Size() int64 {
 	const itself = int(unsafe.Sizeof(Frame{}))
 	n := ledger.Heap(itself) + ledger.Heap(len(f.key)) + ledger.Heap(len(f.packed)) + int64(cap(f.primary.data)) + places
+	if f.starts != nil {
+		n += ledger.Heap(int(unsafe.Sizeof(*f.starts))) + ledger.Heap(4*cap(*f.starts))
+	}
 	if f.exact != nil {
 		n += ledger.Heap(int(unsafe.Sizeof(*f.exact))) + int64(cap(*f.exact))
 	}

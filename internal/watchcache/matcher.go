@@ -4,6 +4,7 @@
 package watchcache
 
 import (
+	"errors"
 	"runtime"
 
 	"k8s.io/apimachinery/pkg/fields"
@@ -27,6 +28,8 @@ type matcher struct {
 	// quick says that to decide costs little: see quickTerms; slow that it takes so long that
 	// it has to wait for its turn.
 	quick, slow bool
+	// done is closed when nobody waits for decisions any more; nil if that cannot be.
+	done <-chan struct{}
 }
 
 const (
@@ -35,27 +38,26 @@ const (
 	// may ask with 390 kB of them.
 	quickTerms = 16
 	slowTerms  = 1000
-	// quickLabels is how many bytes of labels, of which a selector looks through all, an
-	// object may have to cost little.
-	quickLabels = 4 << 10
 )
 
 // slowTurns has a place for each slow decision that may be made at the same time, so that
 // processors are left to everybody else.
 var slowTurns = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 
-// decidesQuickly tells whether it costs little to decide on an object, or nil.
-func (m *matcher) decidesQuickly(f *frame.Frame) bool {
-	return m.quick && (f == nil || m.label == nil || f.Labels().Size() <= quickLabels)
-}
+// errGivenUp is what a matcher says that nobody waits for any more.
+var errGivenUp = errors.New("nobody waits for the decision any more")
 
 func (m *matcher) matches(f *frame.Frame) (bool, error) {
 	if !key.HasPathPrefix(f.Key(), m.prefix) {
 		return false, nil
 	}
 	if m.slow {
-		slowTurns <- struct{}{}
-		defer func() { <-slowTurns }()
+		select {
+		case slowTurns <- struct{}{}:
+			defer func() { <-slowTurns }()
+		case <-m.done:
+			return false, errGivenUp
+		}
 	}
 	if m.sharded != nil {
 		ok, err := m.sharded.MatchesSharding(f.Identity())
@@ -70,11 +72,9 @@ func (m *matcher) matches(f *frame.Frame) (bool, error) {
 	return m.selects(f), nil
 }
 
-// selects is matches for a matcher without a shard selector, and for nil, which is not
-// wanted.
+// selects tells whether the selectors of labels and fields select an object.
 func (m *matcher) selects(f *frame.Frame) bool {
-	return f != nil && key.HasPathPrefix(f.Key(), m.prefix) &&
-		(m.label == nil || m.label.Matches(f.Labels())) && (m.field == nil || m.field.Matches(f.Fields()))
+	return (m.label == nil || m.label.Matches(f.Labels())) && (m.field == nil || m.field.Matches(f.Fields()))
 }
 
 // wantsAll tells whether m wants all objects under its prefix.
@@ -94,7 +94,7 @@ func newMatcher(prefix string, pred storage.SelectionPredicate, filtered func())
 		m.sharded, m.filtered = &sharded, filtered
 	}
 	terms := m.terms()
-	m.quick, m.slow = m.sharded == nil && terms <= quickTerms, terms > slowTerms
+	m.quick, m.slow = terms <= quickTerms, terms > slowTerms
 	return m
 }
 

@@ -321,6 +321,7 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 		limit = max(0, opts.Predicate.Limit)
 	}
 	m := newMatcher(prefix, opts.Predicate, func() {})
+	m.done = ctx.Done()
 	if !opts.Recursive {
 		m.prefix = strings.TrimSuffix(prefix, "/")
 	}

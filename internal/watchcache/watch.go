@@ -82,6 +82,7 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		bookmarks: opts.Predicate.AllowWatchBookmarks,
 		stream:    coalesce.From(ctx),
 	}
+	w.match.done = w.stop
 	w.deadline, _ = ctx.Deadline()
 
 	// The initial events are the state at revision at; the log goes on from there.

@@ -116,13 +116,12 @@ func (w *watcher) Resume(cursor *eventlog.Cursor[scope, *change]) {
 // Deliver implements eventlog.Reader: it sends what a change is to this watch, if
 // anything. What has to wait, may take long or may fail is left to run.
 func (w *watcher) Deliver(ch *change) bool {
-	if !w.match.decidesQuickly(ch.cur) || !w.match.decidesQuickly(ch.prev) {
+	if !w.match.quick {
 		return false
 	}
-	is := w.match.selects(ch.cur)
-	was := is
-	if !ch.same {
-		was = w.match.selects(ch.prev)
+	is, was, err := w.affected(ch)
+	if err != nil {
+		return false
 	}
 	var event watch.Event
 	switch {
@@ -274,7 +273,7 @@ type initialSender struct {
 
 func (s *initialSender) wanted(f *frame.Frame) bool {
 	matched, err := s.match.matches(f)
-	if err != nil {
+	if err != nil && !errors.Is(err, errGivenUp) {
 		utilruntime.HandleError(fmt.Errorf("shard matching failed for %v: %w", s.cache.cfg.GroupResource, err))
 	}
 	return matched
@@ -438,15 +437,13 @@ func (c *Cache) observe(ch *change, waited time.Duration) {
 // it is none. An object that leaves the selector is deleted for the watch, with its
 // last content that the watch was entitled to and the revision of the change.
 func (w *watcher) eventOf(ch *change) (watch.Event, error) {
-	is, err := w.wants(ch.cur)
+	is, was, err := w.affected(ch)
 	if err != nil {
-		return watch.Event{}, nil
-	}
-	was := is
-	if !ch.same || w.match.sharded != nil { // a UID may have changed
-		if was, err = w.wants(ch.prev); err != nil {
-			return watch.Event{}, nil
+		// As upstream, an object whose shard cannot be told is left out, with a word in the log.
+		if !errors.Is(err, errGivenUp) {
+			utilruntime.HandleError(fmt.Errorf("shard matching failed for %v: %w", w.cache.cfg.GroupResource, err))
 		}
+		return watch.Event{}, nil
 	}
 	switch {
 	case is && was:
@@ -464,17 +461,21 @@ func (w *watcher) eventOf(ch *change) (watch.Event, error) {
 	}
 }
 
-// wants tells whether the watch is for the object. As upstream, one whose shard
-// cannot be told is left out, with a word in the log.
-func (w *watcher) wants(f *frame.Frame) (bool, error) {
-	if f == nil {
-		return false, nil
+// affected tells whether the watch is for the object as it is, and as it was.
+func (w *watcher) affected(ch *change) (is, was bool, err error) {
+	if ch.cur != nil {
+		if is, err = w.match.matches(ch.cur); err != nil {
+			return false, false, err
+		}
 	}
-	ok, err := w.match.matches(f)
-	if err != nil {
-		utilruntime.HandleError(fmt.Errorf("shard matching failed for %v: %w", w.cache.cfg.GroupResource, err))
+	switch {
+	case ch.prev == nil:
+	case ch.same && w.match.sharded == nil: // a UID may be another
+		was = is
+	default:
+		was, err = w.match.matches(ch.prev)
 	}
-	return ok, err
+	return is, was, err
 }
 
 // sendBookmark tells the client that it has seen everything up to rev, and, if end,
