@@ -58,7 +58,7 @@ Everything is on loopback, in a work directory that is removed in the end unless
 			"Modelled on the test of streaming list encoding (KEP-5116): one large collection, several lists at once."),
 		newReadCommand(o, "crs", "d", []string{scenario.VerbList, scenario.VerbWatchList}, []int{16}, "Lists and watch lists of 20,000 custom resources in two served versions",
 			"Modelled on a policy or a service mesh controller's resources in a large cluster."),
-		newStormCommand(o), newWatchersCommand(o), newFanoutCommand(o), newWritesCommand(o),
+		newStormCommand(o), newWatchersCommand(o), newFanoutCommand(o), newWritesCommand(o), newStalledCommand(o),
 		newInformersScenario(o, "synthetic", "a"), newInformersScenario(o, "pods", "b"),
 		newSuiteCommand(o), static.NewCommand(),
 	)
@@ -249,6 +249,29 @@ func newFanoutCommand(o *Options) *cobra.Command {
 	cmd.Flags().IntVar(&sc.ObjectSize, "object-size", 2000, "bytes of content in each")
 	cmd.Flags().IntVar(&sc.PerConnection, "per-connection", 1, "watches that share an HTTP/2 connection")
 	addFormat(cmd.Flags(), &sc.Format)
+	return cmd
+}
+
+func newStalledCommand(o *Options) *cobra.Command {
+	sc := &scenario.Stalled{}
+	cmd := scenarioCommand(o, "stalled", "Watches that nobody reads, while others write",
+		"Modelled on clients that hang: in their initial events of one namespace, in those of everything, and on the changes of one\nnamespace, while another one is written to. Tells what the server holds after a quarter of the time and in the end, and how\nmany of the watches have been told 410 then.",
+		func() ([]scenario.Scenario, error) {
+			for name, v := range map[string]int{"watches": sc.Watches, "objects": sc.Objects} {
+				if err := positive(name, v); err != nil {
+					return nil, err
+				}
+			}
+			if sc.Rate <= 0 || sc.Lasts <= 0 {
+				return nil, fmt.Errorf("--rate and --lasts have to be above 0")
+			}
+			return []scenario.Scenario{sc}, nil
+		})
+	cmd.Flags().IntVar(&sc.Watches, "watches", 5, "watches of each of the three kinds")
+	cmd.Flags().IntVar(&sc.Objects, "objects", 400, "ConfigMaps in each of the two namespaces")
+	cmd.Flags().IntVar(&sc.ObjectSize, "object-size", 10_000, "bytes of content in each")
+	cmd.Flags().Float64Var(&sc.Rate, "rate", 100, "writes per second")
+	cmd.Flags().DurationVar(&sc.Lasts, "lasts", 10*time.Minute, "how long they are written to")
 	return cmd
 }
 

@@ -157,8 +157,8 @@ func (g *group[K, E]) removeLocked(l *Log[K, E], c *Cursor[K, E]) Reader[K, E] {
 }
 
 // hand gives the event at seq to the members that have to get it, and resumes those that do
-// not take it. It returns how many have taken it. Who has been parked since the event was
-// taken stands behind it: pos > seq.
+// not take it. It returns how many have taken it. A member that has been parked since the
+// dispatcher took the event has pos > seq.
 func (g *group[K, E]) hand(l *Log[K, E], seq uint64, r *record[E]) (taken int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

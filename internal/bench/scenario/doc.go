@@ -13,7 +13,7 @@
 //	Start     what a server holds after its start          Watchers  many watches, nothing happens
 //	Read      many lists or watch lists at once            Fanout    every update to every watcher
 //	Storm     the same while the server starts             Writes    writes per second
-//	Informers client-go's informers
+//	Informers client-go's informers                        Stalled   watches that nobody reads
 //
 // A phase is one measured stretch: the server's processor seconds, wall time, its memory before, peak and after, and the
 // figures that the scenario finds by itself. It begins when the server is idle, so that it does not pay for what came before.

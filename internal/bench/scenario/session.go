@@ -45,7 +45,7 @@ type About struct {
 }
 
 // Writing are all scenarios that write beside the datasets, whatever their parameters.
-func Writing() []Scenario { return []Scenario{&Watchers{}, &Fanout{}, &Writes{}} }
+func Writing() []Scenario { return []Scenario{&Watchers{}, &Fanout{}, &Writes{}, &Stalled{}} }
 
 // Recorded is a scenario that can also be measured on the static target, with these recordings.
 type Recorded interface {
