@@ -57,6 +57,8 @@ type metadata struct {
 	Labels          map[string]string `json:"labels,omitempty"`
 	Annotations     map[string]string `json:"annotations,omitempty"`
 	Continue        string            `json:"continue,omitempty"` // of a list
+
+	DeletionTimestamp string `json:"deletionTimestamp,omitempty"`
 }
 
 // object is what is read of any answer in JSON: of a ConfigMap, a Pod, a Table, a Status or a list of them.

@@ -41,7 +41,9 @@ const (
 
 	side = "side" // the label that moves
 
-	herdEvery = 7 * time.Second
+	opMark = "op" // the annotation that says which write made a state
+
+	herdEvery = 2500 * time.Millisecond // a little more than two seconds: not always at the same time after a weir looks for old events
 )
 
 var sides = []string{"left", "right"}

@@ -48,7 +48,7 @@ func TestRobustness(t *testing.T) {
 		Seed:     fromEnv(t, seedEnv, rand.Uint64(), parseSeed),
 		Duration: fromEnv(t, durationEnv, 45*time.Second, time.ParseDuration),
 		History:  fromEnv(t, historyEnv, 18*time.Second, time.ParseDuration),
-		Herd:     100,
+		Herd:     80,
 	}
 	dir, err := os.MkdirTemp("", "weir-robustness-")
 	if err != nil {

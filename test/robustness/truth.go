@@ -85,7 +85,7 @@ func learn(truth *history.Truth, key, value []byte, rev int64) error {
 		if err != nil {
 			return fmt.Errorf("%s in etcd: %w", key, err)
 		}
-		state = &history.State{Revision: rev, UID: o.Metadata.UID, Labels: o.Metadata.Labels, Digests: o.digests(k.Resource, inProtobuf)}
+		state = &history.State{Revision: rev, UID: o.Metadata.UID, Labels: o.Metadata.Labels, Op: o.Metadata.Annotations[opMark], Digests: o.digests(k.Resource, inProtobuf)}
 		if o.Spec != nil {
 			state.Node = o.Spec.NodeName
 		}

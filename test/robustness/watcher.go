@@ -47,7 +47,7 @@ func (h habit) pause(ctx context.Context, n int) {
 	switch {
 	case h == slow && n%4 == 3:
 		d = 40 * time.Millisecond
-	case h == stops && n%200 == 20:
+	case h == stops && n%400 == 20:
 		d = 4 * time.Second
 	default:
 		return
@@ -76,7 +76,7 @@ func smallBuffers(ca []byte) *http.Client {
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			c, err := dialer.DialContext(ctx, network, address)
 			if tcp, ok := c.(*net.TCPConn); ok && err == nil {
-				err = tcp.SetReadBuffer(4 << 10)
+				err = tcp.SetReadBuffer(32 << 10)
 			}
 			return c, err
 		},
@@ -113,8 +113,8 @@ func (s *server) request(ctx context.Context, accept, path string) (*http.Reques
 }
 
 // watch opens a watch, reads it to its end or until ctx is done, and fills the record. seen is kept at the latest revision
-// that came.
-func (r *Run) watch(ctx context.Context, client *http.Client, s *server, w *history.Watch, seconds int, h habit, seen *atomic.Int64) {
+// that came. When lazy is done it reads as quickly as it can, whatever its habit.
+func (r *Run) watch(ctx, lazy context.Context, client *http.Client, s *server, w *history.Watch, seconds int, h habit, seen *atomic.Int64) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w.Server, w.Opened = s.name, time.Now()
@@ -155,7 +155,7 @@ func (r *Run) watch(ctx context.Context, client *http.Client, s *server, w *hist
 	}
 	events := newStream(f, w.Scope.Resource, resp.Body)
 	for {
-		h.pause(ctx, len(w.Events))
+		h.pause(lazy, len(w.Events))
 		e, err := events.next()
 		switch {
 		case errors.Is(err, errStream):
@@ -241,7 +241,7 @@ func (s *session) watch(ctx context.Context, at int, w *history.Watch, seconds i
 			due.Store(last)
 		}
 	})
-	s.run.watch(reading, s.clients[at], s.run.servers[at], w, seconds, s.habit, &seen)
+	s.run.watch(reading, ctx, s.clients[at], s.run.servers[at], w, seconds, s.habit, &seen)
 	cancel()
 	if !stop() {
 		<-atEnd
@@ -250,32 +250,33 @@ func (s *session) watch(ctx context.Context, at int, w *history.Watch, seconds i
 	s.run.judgeWatch(w)
 }
 
-// herds opens many keyed watches at once, each from some time ago, at either server, again and again.
+// herds opens many keyed watches at once, each from some time ago, at either server, again and again. The next does not wait
+// for the one before to end. All use the same connections, so that they arrive together.
 func (r *Run) herds(ctx context.Context) {
 	rnd := r.config.rand(streamHerds)
+	clients := r.clients(herdClients)
+	defer closeAll(clients)
 	wait(ctx, r.config.calm())
+	var all sync.WaitGroup
+	defer all.Wait()
 	for ctx.Err() == nil {
 		begun := time.Now()
-		clients := r.clients(herdClients)
-		var all sync.WaitGroup
 		for i := range r.config.Herd {
 			at := rnd.IntN(weirs)
 			w := &history.Watch{ID: r.id(), Role: "herd", Format: string(pick(rnd, formats)), Scope: keyedScope(rnd), Start: history.AtRevision}
 			w.From = max(r.truth.RevisionAt(begun.Add(-r.config.ago(rnd))), r.begin)
 			all.Go(func() {
 				var seen atomic.Int64
-				r.watch(ctx, clients[i%herdClients][at], r.servers[at], w, 5, quick, &seen)
+				r.watch(ctx, ctx, clients[i%herdClients][at], r.servers[at], w, 5, quick, &seen)
 				r.judgeWatch(w)
 			})
 		}
-		all.Wait()
-		closeAll(clients)
 		r.stats.herds.Add(1)
 		wait(ctx, herdEvery-time.Since(begun))
 	}
 }
 
-// herdClients is how many connections to each server a herd shares.
+// herdClients is how many connections to each server the herds share.
 const herdClients = 4
 
 // storms opens and closes watches at once.
@@ -296,7 +297,7 @@ func (r *Run) storms(ctx context.Context) {
 				ctx, cancel := context.WithTimeout(ctx, open)
 				defer cancel()
 				var seen atomic.Int64
-				r.watch(ctx, clients[0][at], r.servers[at], w, 30, quick, &seen)
+				r.watch(ctx, ctx, clients[0][at], r.servers[at], w, 30, quick, &seen)
 				r.judgeWatch(w)
 			})
 		}

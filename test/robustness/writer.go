@@ -62,6 +62,9 @@ func (w *writer) write(ctx context.Context) {
 	}
 }
 
+// mark is that of the write that is made now.
+func (w *writer) mark() string { return fmt.Sprintf("%d-%d", w.id, w.count) }
+
 // once draws all that it may need, whether it needs it or not, so that the plan does not depend on answers.
 func (w *writer) once(ctx context.Context) {
 	r := w.rand
@@ -76,14 +79,14 @@ func (w *writer) once(ctx context.Context) {
 		at = (at + 1) % weirs
 	}
 	meta := metadata{Name: k.Name, Namespace: k.Namespace, Labels: labels, Annotations: map[string]string{
-		"op": fmt.Sprintf("%d-%d", w.id, w.count),
+		opMark: w.mark(),
 	}}
 	body := map[string]any{"metadata": &meta}
 	text := strings.Repeat(string(rune('a'+r.IntN(26))), fill)
 	if k.Resource == pods {
 		meta.Annotations["fill"] = text
 	} else {
-		body["data"] = map[string]string{"fill": text, "op": meta.Annotations["op"]}
+		body["data"] = map[string]string{"fill": text, "op": meta.Annotations[opMark]}
 	}
 	base := fmt.Sprintf("/api/v1/namespaces/%s/%s", k.Namespace, k.Resource)
 	path := base + "/" + k.Name
@@ -158,6 +161,14 @@ func (w *writer) acknowledged(s *server, method string, k history.Key, answer []
 		return err
 	}
 	done := history.Write{At: time.Now(), Server: s.name, Verb: method, Key: k, UID: o.Metadata.UID, Deleted: method == http.MethodDelete}
+	done.Op, done.Sent = o.Metadata.Annotations[opMark], w.mark()
+	if o.Metadata.DeletionTimestamp != "" && !done.Deleted {
+		// An update of what is being deleted, with nothing more to wait for, deletes it. Upstream answers with an object
+		// that was never written, and with the revision before.
+		done.Deleted = true
+		w.run.wrote(done)
+		return nil
+	}
 	if o.Kind == "Status" { // a deletion's, which names a UID and no revision
 		var details struct {
 			UID string `json:"uid"`
@@ -166,7 +177,8 @@ func (w *writer) acknowledged(s *server, method string, k history.Key, answer []
 			return err
 		}
 		done.UID = details.UID
-	} else {
+	} else if o.Metadata.ResourceVersion != "" || !done.Deleted {
+		// The object of a deletion that met another one has none.
 		var err error
 		if done.Revision, err = o.revision(); err != nil {
 			return err

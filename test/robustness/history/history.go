@@ -57,6 +57,8 @@ type State struct {
 	UID      string            `json:"uid"`
 	Labels   map[string]string `json:"labels,omitempty"`
 	Node     string            `json:"node,omitempty"`
+	// Op is the mark of the write that made it.
+	Op string `json:"op,omitempty"`
 	Digests
 }
 
@@ -90,6 +92,9 @@ type Write struct {
 	// Revision is 0 where the answer does not tell it: to a deletion of a ConfigMap.
 	Revision int64 `json:"revision,omitempty"`
 	Deleted  bool  `json:"deleted,omitempty"`
+	// Op is the mark that the object had in the answer, Sent the one that it was to get.
+	Op   string `json:"op,omitempty"`
+	Sent string `json:"sent,omitempty"`
 	Digests
 }
 
