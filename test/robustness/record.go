@@ -117,8 +117,12 @@ type found struct {
 	failures   []error
 }
 
-// maxKept bounds what is kept of what was found: one fault makes thousands.
-const maxKept = 200
+// One fault makes thousands of violations: so many are kept of one record, and in all, to be told in the end. All are in
+// the history.
+const (
+	maxOfRecord = 2
+	maxKept     = 30
+)
 
 func (f *found) add(list []check.Violation) {
 	if len(list) == 0 {
@@ -129,7 +133,7 @@ func (f *found) add(list []check.Violation) {
 	if f.records++; f.records == 1 {
 		f.first = time.Now()
 	}
-	f.violations = append(f.violations, list[:min(len(list), max(0, maxKept-len(f.violations)))]...)
+	f.violations = append(f.violations, list[:min(len(list), maxOfRecord, maxKept-len(f.violations))]...)
 }
 
 // fail notes that the run itself cannot go on as it should, or that an answer makes no sense.

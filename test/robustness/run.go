@@ -390,8 +390,7 @@ func (r *Run) verdict() error {
 	if len(f.violations) > 0 {
 		list = append(list, fmt.Errorf("%d records with violations, the first found %v after the load began:", f.records, f.first.Sub(r.began).Round(time.Millisecond)))
 	}
-	const shown = 30
-	for _, v := range f.violations[:min(len(f.violations), shown)] {
+	for _, v := range f.violations {
 		list = append(list, errors.New(v.String()))
 	}
 	return errors.Join(list...)

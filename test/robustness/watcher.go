@@ -287,7 +287,7 @@ func (r *Run) storms(ctx context.Context) {
 		clients := r.clients(1)
 		var all sync.WaitGroup
 		for range 40 {
-			at, open := rnd.IntN(weirs), time.Duration(rnd.IntN(300))*time.Millisecond
+			at, open := rnd.IntN(weirs), time.Duration(rnd.IntN(800))*time.Millisecond
 			w := &history.Watch{ID: r.id(), Role: "storm", Format: string(pick(rnd, formats)), Scope: anyScope(rnd), Start: history.AtRevision}
 			w.From = r.truth.RevisionAt(time.Now().Add(-r.config.ago(rnd) / 4))
 			if w.From <= r.begin || rnd.IntN(4) == 0 {
