@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -35,6 +36,29 @@ func fromEnv[T any](t *testing.T, name string, otherwise T, parse func(string) (
 		t.Fatalf("%s=%s: %v", name, given, err)
 	}
 	return value
+}
+
+// A seed makes the same faults, and every kind of them before any comes again.
+func TestPlan(t *testing.T) {
+	c := Config{Seed: 7, Duration: 10 * time.Minute}
+	plan := c.faults()
+	if !slices.Equal(plan, c.faults()) {
+		t.Error("a seed makes two plans")
+	}
+	other := c
+	other.Seed++
+	if slices.Equal(plan, other.faults()) {
+		t.Error("two seeds make one plan")
+	}
+	kinds := map[faultKind]bool{}
+	for i, f := range plan {
+		if kinds[f.kind] = true; i == 5 && len(kinds) != 6 {
+			t.Errorf("the first six faults are %v", plan[:6])
+		}
+		if i > 0 && f.at < plan[i-1].at+plan[i-1].lasts {
+			t.Errorf("%+v begins before %+v is over", f, plan[i-1])
+		}
+	}
 }
 
 // Two weirs over one etcd are written to and read from while faults happen, and nothing that they say is a lie. The short

@@ -388,7 +388,7 @@ func (r *Run) verdict() error {
 	}
 	list := f.failures
 	if len(f.violations) > 0 {
-		list = append(list, fmt.Errorf("%d records with violations, the first found %v after the load began:", f.records, f.first.Sub(r.began).Round(time.Millisecond)))
+		list = append(list, fmt.Errorf("%d records with violations, the first found %v after the load began", f.records, f.first.Sub(r.began).Round(time.Millisecond)))
 	}
 	for _, v := range f.violations {
 		list = append(list, errors.New(v.String()))
