@@ -38,7 +38,7 @@ func fromEnv[T any](t *testing.T, name string, otherwise T, parse func(string) (
 	return value
 }
 
-// A seed makes the same faults, and every kind of them before any comes again.
+// A seed makes the same faults, and every kind of them among the first.
 func TestPlan(t *testing.T) {
 	c := Config{Seed: 7, Duration: 10 * time.Minute}
 	plan := c.faults()
