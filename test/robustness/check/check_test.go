@@ -130,6 +130,7 @@ func TestLiesOfWatches(t *testing.T) {
 		"what did not happen":    {func(w *history.Watch) { w.Events[1].Revision = 5 }, Foreign},
 		"ends with 500":          {func(w *history.Watch) { w.Events[7] = history.Event{Kind: history.Error, Code: 500} }, End},
 		"goes on after 410":      {func(w *history.Watch) { w.Events[5] = history.Event{Kind: history.Error, Code: 410} }, End},
+		"the last never comes":   {func(w *history.Watch) { w.Events = w.Events[:5]; w.Due = 12 }, Missing},
 		"never comes":            {func(w *history.Watch) { w.Events = w.Events[:4]; w.Due = 12 }, Missing},
 	}
 	for name, lie := range lies {
@@ -163,6 +164,7 @@ func TestLiesOfInitialEvents(t *testing.T) {
 			"content":           {func(w *history.Watch) { w.Events[1].Meta++ }, Content},
 			"not ADDED":         {func(w *history.Watch) { w.Events[0].Kind = history.Modified }, Type},
 			"a gap behind":      {func(w *history.Watch) { w.Events = slices.Delete(w.Events, 3, 4) }, Gap},
+			"not selected":      {func(w *history.Watch) { w.Scope = left }, Foreign},
 			"deletes a nothing": {func(w *history.Watch) { w.Events[0].Kind = history.Deleted }, Foreign},
 		}
 		for name, lie := range lies {
