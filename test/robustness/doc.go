@@ -48,7 +48,7 @@
 // digests of metadata (names, UID, labels, annotations) and of a ConfigMap's data or a Pod's nodeName.
 //
 // What is not there yet:
-//   - an etcd of several members, its faults (a member or the leader killed or paused, defragmentation, no space), and links
+//   - faults of etcd (a member or the leader killed or paused, defragmentation, no space), and links
 //     between weirs and etcd
 //   - links that are throttled, half open or lossy; a memory limit; an object that cannot be decrypted; a conversion webhook
 //     that is down

@@ -24,6 +24,8 @@ type Config struct {
 	History time.Duration
 	// Herd is the number of watches in each herd.
 	Herd int
+	// Members are etcd's; 0 is 1. There are no faults between them yet.
+	Members int
 	// NoFaults leaves the faults out.
 	NoFaults bool
 }
@@ -95,6 +97,15 @@ func keyedScope(r *rand.Rand) history.Scope {
 	default:
 		return history.Scope{Resource: k.Resource, Namespace: k.Namespace, Name: k.Name}
 	}
+}
+
+// herdScope is most often a name: what such a watch is given is little, so that many can begin together.
+func herdScope(r *rand.Rand) history.Scope {
+	k := anyKey(r)
+	if r.IntN(4) == 0 {
+		return keyedScope(r)
+	}
+	return history.Scope{Resource: k.Resource, Namespace: k.Namespace, Name: k.Name}
 }
 
 // faultKind is what is done to a server or to the link in front of it.

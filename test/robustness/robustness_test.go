@@ -23,6 +23,7 @@ const (
 	seedEnv     = "WEIR_SEED"     // a number
 	durationEnv = "WEIR_DURATION" // of the load, such as 10m
 	historyEnv  = "WEIR_HISTORY"  // how long events are kept, such as 75s
+	membersEnv  = "WEIR_MEMBERS"  // of etcd
 )
 
 func fromEnv[T any](t *testing.T, name string, otherwise T, parse func(string) (T, error)) T {
@@ -72,7 +73,8 @@ func TestRobustness(t *testing.T) {
 		Seed:     fromEnv(t, seedEnv, rand.Uint64(), parseSeed),
 		Duration: fromEnv(t, durationEnv, 45*time.Second, time.ParseDuration),
 		History:  fromEnv(t, historyEnv, 18*time.Second, time.ParseDuration),
-		Herd:     80,
+		Members:  fromEnv(t, membersEnv, 1, strconv.Atoi),
+		Herd:     240,
 	}
 	dir, err := os.MkdirTemp("", "weir-robustness-")
 	if err != nil {

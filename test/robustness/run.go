@@ -65,7 +65,7 @@ func Open(ctx context.Context, room *rig.Room, program rig.Program, c Config) (*
 		config: c, truth: history.NewTruth(), presence: presence{there: map[history.Key]bool{}},
 		acks: make(chan history.Write, 1000),
 	}
-	etcd, err := room.StartEtcd(ctx, rig.EtcdOptions{})
+	etcd, err := room.StartEtcd(ctx, rig.EtcdOptions{Members: c.Members})
 	if err != nil {
 		return nil, err
 	}

@@ -263,11 +263,11 @@ func (r *Run) herds(ctx context.Context) {
 		begun := time.Now()
 		for i := range r.config.Herd {
 			at := rnd.IntN(weirs)
-			w := &history.Watch{ID: r.id(), Role: "herd", Format: string(pick(rnd, formats)), Scope: keyedScope(rnd), Start: history.AtRevision}
+			w := &history.Watch{ID: r.id(), Role: "herd", Format: string(pick(rnd, formats)), Scope: herdScope(rnd), Start: history.AtRevision}
 			w.From = max(r.truth.RevisionAt(begun.Add(-r.config.ago(rnd))), r.begin)
 			all.Go(func() {
 				var seen atomic.Int64
-				r.watch(ctx, ctx, clients[i%herdClients][at], r.servers[at], w, 5, quick, &seen)
+				r.watch(ctx, ctx, clients[i%herdClients][at], r.servers[at], w, herdSeconds, quick, &seen)
 				r.judgeWatch(w)
 			})
 		}
@@ -275,6 +275,10 @@ func (r *Run) herds(ctx context.Context) {
 		wait(ctx, herdEvery-time.Since(begun))
 	}
 }
+
+// herdSeconds is how long the server is asked to keep a herd's watch: the bookmark that tells that events were passed over
+// comes two seconds before.
+const herdSeconds = 3
 
 // herdClients is how many connections to each server the herds share.
 const herdClients = 4
