@@ -12,3 +12,15 @@ bench-gate:
 	$(GO) build -o bin/weir ./cmd/weir
 	bin/weir bench watchlist --compare weir-off,weir --dataset b --pods 3000 --streams 8 --again 2 \
 		--max-ratio 'server CPU s=0.40' --max-ratio 'heap live MB=0.95' --out bin/bench-gate
+
+DURATION ?= 10m
+SEED ?=
+HISTORY ?= 75s
+MEMBERS ?= 1
+
+.PHONY: robustness
+# Writes to and reads from two weirs over one etcd while faults happen, for DURATION, and finds what is lost or wrong. Without
+# a SEED it draws one and says it. HISTORY is how long the weirs keep events, 16s at least; MEMBERS are etcd's. See test/robustness/doc.go.
+robustness:
+	WEIR_DURATION=$(DURATION) WEIR_SEED=$(SEED) WEIR_HISTORY=$(HISTORY) WEIR_MEMBERS=$(MEMBERS) \
+		$(GO) test ./test/robustness -run '^TestRobustness$$' -count 1 -timeout 0 -v

@@ -55,7 +55,7 @@ const (
 )
 
 // MinHistory is the age up to which events are kept while the bounds on number and
-// bytes allow. It is upstream's cacher.DefaultEventFreshDuration.
+// bytes allow. It is upstream's cacher.DefaultEventFreshDuration. No flag makes it less.
 const MinHistory = 75 * time.Second
 
 // Config says what a Cache caches. Fields without a remark are required.
@@ -67,7 +67,8 @@ type Config struct {
 	Versioner storage.Versioner
 	// GroupResource names the resource in errors and metrics.
 	GroupResource schema.GroupResource
-	// History is how long events are kept; not less than MinHistory.
+	// History is how long events are kept: MinHistory or more, but in tests that see events
+	// age in a short time.
 	History time.Duration
 	// ResourcePrefix is the storage key under which all objects lie: "/pods", say.
 	ResourcePrefix string
@@ -146,8 +147,8 @@ func New(cfg Config) (*Cache, error) {
 	if cfg.ResourcePrefix == "" || cfg.ResourcePrefix == "/" || !strings.HasPrefix(cfg.ResourcePrefix, "/") {
 		return nil, fmt.Errorf("resource prefix %q of %s has to be a path below /", cfg.ResourcePrefix, cfg.GroupResource)
 	}
-	if cfg.History < MinHistory {
-		return nil, fmt.Errorf("event history of %s (%v) must not be below %v", cfg.GroupResource, cfg.History, MinHistory)
+	if cfg.History <= 0 {
+		return nil, fmt.Errorf("event history of %s (%v) has to be longer than nothing", cfg.GroupResource, cfg.History)
 	}
 	if len(cfg.Trigger) > 1 {
 		return nil, fmt.Errorf("watches of %s cannot be indexed by more than one field", cfg.GroupResource)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -45,6 +46,17 @@ const asServer = "WEIR_TEST_AS_SERVER"
 // asChild is the program that is one of a room's own children.
 const asChild = "child"
 
+// history, in the environment, is how long a weir keeps events, in place of upstream's 75 s.
+const history = "WEIR_TEST_HISTORY"
+
+// ShortHistory has a weir keep events for a shorter time than 75 s, so that a short test sees them age. Upstream keeps them
+// 15 s longer than a request may take, whatever it is told, so that requests get less time too. The least is 16 s.
+func ShortHistory(p rig.Program, window time.Duration) rig.Program {
+	p.Env = append(slices.Clone(p.Env), fmt.Sprintf("%s=%v", history, window))
+	p.Args = append(slices.Clone(p.Args), fmt.Sprintf("--request-timeout=%v", window-15*time.Second))
+	return p
+}
+
 // Main is what TestMain has to be in a package that starts servers. It does not return.
 func Main(m *testing.M) {
 	var err error
@@ -58,7 +70,10 @@ func Main(m *testing.M) {
 		defer stop()
 		var o *apiserver.Options
 		if o, err = apiserver.Parse(os.Args[1:]...); err == nil {
-			err = o.Run(ctx, nil)
+			if shorter, given := os.LookupEnv(history); given {
+				o.Etcd.StorageConfig.EventsHistoryWindow, err = time.ParseDuration(shorter)
+			}
+			err = errors.Join(err, o.Run(ctx, nil))
 		}
 	case asChild:
 		err = rig.Execute(os.Args[1:])
@@ -76,12 +91,18 @@ func Main(m *testing.M) {
 // the test.
 func Room(t testing.TB) *rig.Room {
 	t.Helper()
+	return RoomIn(t, t.TempDir())
+}
+
+// RoomIn does so in a directory, which stays.
+func RoomIn(t testing.TB, dir string) *rig.Room {
+	t.Helper()
 	self, err := rig.ThisProgram()
 	if err != nil {
 		t.Fatal(err)
 	}
 	self.Env = []string{asServer + "=" + asChild}
-	room, err := rig.Open(rig.Options{Dir: t.TempDir(), Self: self, Name: "weir-test", Token: Token})
+	room, err := rig.Open(rig.Options{Dir: dir, Self: self, Name: "weir-test", Token: Token})
 	if err != nil {
 		t.Fatal(err)
 	}

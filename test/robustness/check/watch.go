@@ -1,0 +1,147 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package check
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/weir-project/weir/test/robustness/history"
+)
+
+// Watch checks a watch that has ended. The truth must have reached the last revision in it, and Due.
+//
+// What comes before the first bookmark of a watch that begins with initial events is checked by what it adds up to: that is
+// the state at the bookmark. All else is compared event by event.
+func Watch(t *history.Truth, w *history.Watch) []Violation {
+	f := findings{what: fmt.Sprintf("watch %d (%s, %s, %s %d) of %+v at %s", w.ID, w.Role, w.Format, w.Start, w.From, w.Scope, w.Server)}
+	from, events := w.From, w.Events
+	if w.Start != history.AtRevision {
+		n := f.initial(t, w)
+		if n == 0 {
+			return f.list // it has not said what state it gave
+		}
+		from, events = events[n-1].Revision, events[n:]
+	}
+	f.live(t, w, from, events)
+	return f.list
+}
+
+// initial checks the events up to the first bookmark, and returns their number with it, 0 if there is none.
+func (f *findings) initial(t *history.Truth, w *history.Watch) int {
+	have := map[history.Key]history.Event{}
+	for i, e := range w.Events {
+		old, had := have[e.Key]
+		switch e.Kind {
+		case history.Bookmark:
+			if w.Start == history.WatchList && !e.InitialEnd {
+				f.add(Initial, "bookmark at revision %d before the one that closes the initial events", e.Revision)
+			}
+			f.state(Initial, t.States(w.Scope, e.Revision), have, e.Revision)
+			return i + 1
+		case history.Error:
+			f.end(e)
+			return 0
+		case history.Deleted:
+			if !had {
+				f.add(Foreign, "DELETED of %v at revision %d, which was not there", e.Key, e.Revision)
+			}
+			delete(have, e.Key)
+		default:
+			if had == (e.Kind == history.Added) {
+				f.add(Type, "%s of %v at revision %d; there before: %t", e.Kind, e.Key, e.Revision, had)
+			}
+			if had && e.Revision <= old.Revision {
+				f.add(Order, "%v of revision %d after revision %d", e.Key, e.Revision, old.Revision)
+			}
+			have[e.Key] = e
+			if s := t.At(e.Key, e.Revision); s == nil || s.Revision != e.Revision || !w.Scope.Selects(e.Key, s) {
+				f.add(Foreign, "%s of %v at revision %d did not happen, or is not selected", e.Kind, e.Key, e.Revision)
+			} else if !e.Agree(s.Digests) {
+				f.add(Content, "%v of revision %d has another content", e.Key, e.Revision)
+			}
+		}
+	}
+	return 0
+}
+
+// live compares events after revision from with those that had to come.
+func (f *findings) live(t *history.Truth, w *history.Watch, from int64, events []history.Event) {
+	to := max(from, w.Due)
+	for _, e := range events {
+		if e.Kind != history.Error {
+			to = max(to, e.Revision)
+		}
+	}
+	want := t.Events(w.Scope, from, to)
+	last := from
+	for i, e := range events {
+		switch e.Kind {
+		case history.Error:
+			f.end(e)
+			if i < len(events)-1 {
+				f.add(End, "%d events after the error", len(events)-1-i)
+			}
+			return
+		case history.Bookmark:
+			want = f.passed(want, e.Revision+1, HighMark, fmt.Sprintf("bookmark at revision %d", e.Revision))
+			if e.Revision < last {
+				f.add(Order, "bookmark at revision %d after revision %d", e.Revision, last)
+			}
+			last = max(last, e.Revision)
+		default:
+			if e.Revision <= last {
+				f.back(events[:i], e, last)
+				continue
+			}
+			want = f.passed(want, e.Revision, Gap, fmt.Sprintf("%s of %v at revision %d", e.Kind, e.Key, e.Revision))
+			last = e.Revision
+			if len(want) == 0 || want[0].Revision != e.Revision {
+				f.add(Foreign, "%s of %v at revision %d did not happen, or is not selected", e.Kind, e.Key, e.Revision)
+				continue
+			}
+			f.same(want[0], e)
+			want = want[1:]
+		}
+	}
+	f.passed(want, w.Due+1, Missing, "end of the run")
+}
+
+// passed takes off the events before a revision, which had to come before what is there now, and reports them.
+func (f *findings) passed(want []history.Event, rev int64, r Rule, now string) []history.Event {
+	for len(want) > 0 && want[0].Revision < rev {
+		f.add(r, "%s of %v at revision %d has not come before: %s", want[0].Kind, want[0].Key, want[0].Revision, now)
+		want = want[1:]
+	}
+	return want
+}
+
+// back reports an event that is not later than what came before it.
+func (f *findings) back(before []history.Event, e history.Event, last int64) {
+	for _, b := range before {
+		if b.Kind != history.Bookmark && b.Revision == e.Revision {
+			f.add(Double, "%s of %v at revision %d came before", e.Kind, e.Key, e.Revision)
+			return
+		}
+	}
+	f.add(Order, "%s of %v at revision %d after revision %d", e.Kind, e.Key, e.Revision, last)
+}
+
+func (f *findings) same(want, e history.Event) {
+	switch {
+	case e.Key != want.Key:
+		f.add(Foreign, "revision %d is %v, not %v", e.Revision, want.Key, e.Key)
+	case e.Kind != want.Kind:
+		f.add(Type, "%v at revision %d is %s, not %s", e.Key, e.Revision, want.Kind, e.Kind)
+	case !e.Agree(want.Digests):
+		f.add(Content, "%s of %v at revision %d has another content", e.Kind, e.Key, e.Revision)
+	}
+}
+
+// end checks the error that a watch ended with.
+func (f *findings) end(e history.Event) {
+	if e.Code != http.StatusGone {
+		f.add(End, "error %d: %s", e.Code, e.Message)
+	}
+}

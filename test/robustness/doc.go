@@ -1,0 +1,63 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package robustness writes to real servers, reads from them in many ways while faults happen, records what they say, and
+// has it judged against what etcd had. It is there to catch weir lying: an event that is lost, doubled or out of order, a
+// bookmark that says more than was delivered, a list that is no state.
+//
+//	writers -----------------------> weir a ---+
+//	   |        readers --- link ------^       +--- etcd (a process)
+//	   |           |   --- link -------v       |      |
+//	   +-----------|---------------> weir b ---+      | a watch by etcd's own client
+//	   |           |                                  v
+//	 Write       Watch, List                        Truth          package history: what is recorded
+//	   +-----------+-----------+----------------------+
+//	                           v
+//	                      package check: every record as soon as it has ended
+//
+// Writers create, update, patch and delete Pods and ConfigMaps under few names, with labels that move in and out of a
+// selector. Every acknowledged write has to be in etcd's history.
+//
+// Readers are raw HTTP clients, so that nothing stands between the bytes and the judgement:
+//   - sessions watch one scope (all, namespace, name, node, label) in one form (JSON, protobuf, metadata, Table) all the
+//     time, and go on from their last event or bookmark, or from somewhere before, at the same or the other server. Some are
+//     slow, some stop reading for seconds.
+//   - herds are many keyed watches that begin together, each at a revision from some time ago, around the time at which
+//     events are about to be let go of. They begin after a calm that is longer than events are kept. That is how lost events
+//     of keyed watches were once seen, where a thousand ordinary resumptions did not show them.
+//   - storms open and close watches at once.
+//   - lists are consistent, of any state, or of an exact revision; whole or in pages.
+//
+// Faults are a cut or a delay of the link to a weir, kill -9 and SIGSTOP of a weir, and a compaction of etcd. One is over
+// before the next. In the end all is healed; open watches have to deliver all that is due, and lists at both servers and
+// etcd's own state have to be the truth.
+//
+// The seed makes the plan: what each of them draws, in its order. Time, and so what meets what, is not in it: a seed makes a
+// failure likely again, no more. A watch's record is what a client saw, so a failure is told by the history alone.
+//
+// Two runs:
+//
+//	go test ./test/robustness                           45 s of load; weirs keep events for 18 s in place of 75
+//	make robustness DURATION=10m SEED=1                 weirs keep events for 75 s
+//
+// A run that fails leaves a directory, and says where: history.jsonl (each write, watch, list and fault with what was found
+// about it, and the changes that etcd had), the logs of the servers, and the seed.
+//
+// What it does not say: a watch that is merely late is no fault before the run's end. Between the initial events and the
+// first bookmark of a watch, only what they add up to is judged. The order of initial events is not. Content is compared by
+// digests of metadata (names, UID, labels, annotations) and of a ConfigMap's data or a Pod's nodeName.
+//
+// What is not there yet:
+//   - faults of etcd (a member or the leader killed or paused, defragmentation, no space), and links
+//     between weirs and etcd
+//   - links that are throttled, half open or lossy; a memory limit; an object that cannot be decrypted; a conversion webhook
+//     that is down
+//   - server-side apply, deletecollection, leases that expire, custom resources and changes of their definition, other
+//     resources than Pods and ConfigMaps, objects of more than 200 kB
+//   - lists with NotOlderThan, watches by shard, compressed answers, lists that go on from an expired continue token
+//   - that single objects are linearizable (reads of one object; porcupine), that reads do not go back between servers
+//   - list and watch against watch list, one stream in all forms and at both servers, informers with
+//     KUBE_WATCHLIST_INCONSISTENCY_DETECTOR
+//   - lies planted in weir by a build tag; the known bugs of upstream as scenarios; stock beside weir
+//   - a drawing of the timeline; a bound on the memory of runs of many hours (the truth is kept whole)
+package robustness

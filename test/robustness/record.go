@@ -1,0 +1,146 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package robustness
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weir-project/weir/internal/rig"
+	"github.com/weir-project/weir/test/robustness/check"
+	"github.com/weir-project/weir/test/robustness/history"
+)
+
+// line is one of a history's file. One of its fields is set, and beside Watch and List those that were found about it.
+type line struct {
+	Change     *history.Change   `json:"change,omitempty"`
+	Write      *history.Write    `json:"write,omitempty"`
+	Watch      *history.Watch    `json:"watch,omitempty"`
+	List       *history.List     `json:"list,omitempty"`
+	Fault      *history.Fault    `json:"fault,omitempty"`
+	Events     int               `json:"events,omitempty"` // of a watch, whose own are left out if nothing was found
+	Violations []check.Violation `json:"violations,omitempty"`
+}
+
+// record is a history's file: JSON lines, in the order in which things ended.
+type record struct {
+	mu      sync.Mutex
+	file    *os.File
+	buf     *bufio.Writer
+	failure error // the first
+}
+
+func newRecord(path string) (*record, error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	return &record{file: f, buf: bufio.NewWriterSize(f, 256<<10)}, nil
+}
+
+func (r *record) write(l line) {
+	data, err := json.Marshal(l)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		_, err = r.buf.Write(append(data, '\n'))
+	}
+	if r.failure == nil {
+		r.failure = err
+	}
+}
+
+func (r *record) close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return errors.Join(r.failure, r.buf.Flush(), r.file.Close())
+}
+
+// counts is how much a run has done.
+type counts struct {
+	acknowledged, refused, unanswered  atomic.Int64
+	watches, resumed, events, bookmark atomic.Int64
+	gone, notAnswered, herds           atomic.Int64
+	lists, listsRefused, faults        atomic.Int64
+}
+
+func (c *counts) String() string {
+	return fmt.Sprintf("%d writes acknowledged, %d refused, %d not answered; %d watches (%d resumed, %d ended with 410, %d not answered), %d events, %d bookmarks, %d herds; %d lists, %d refused; %d faults",
+		c.acknowledged.Load(), c.refused.Load(), c.unanswered.Load(), c.watches.Load(), c.resumed.Load(), c.gone.Load(), c.notAnswered.Load(),
+		c.events.Load(), c.bookmark.Load(), c.herds.Load(), c.lists.Load(), c.listsRefused.Load(), c.faults.Load())
+}
+
+// refusals counts answers other than 200 by their kind, with the first of each.
+type refusals struct {
+	mu    sync.Mutex
+	count map[string]int
+	first map[string]string
+}
+
+func (r *refusals) note(kind string, body []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.count == nil {
+		r.count, r.first = map[string]int{}, map[string]string{}
+	}
+	if r.count[kind]++; r.count[kind] == 1 {
+		r.first[kind] = rig.FirstLine(body)
+	}
+}
+
+func (r *refusals) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var b strings.Builder
+	for _, kind := range slices.Sorted(maps.Keys(r.count)) {
+		fmt.Fprintf(&b, "%s: %d times, first %s\n", kind, r.count[kind], r.first[kind])
+	}
+	return b.String()
+}
+
+// found is what was found, and when.
+type found struct {
+	mu         sync.Mutex
+	first      time.Time
+	violations []check.Violation
+	records    int // that had any
+	failures   []error
+}
+
+// One fault makes thousands of violations: so many are kept of one record, and in all, to be told in the end. All are in
+// the history.
+const (
+	maxOfRecord = 2
+	maxKept     = 30
+)
+
+func (f *found) add(list []check.Violation) {
+	if len(list) == 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.records++; f.records == 1 {
+		f.first = time.Now()
+	}
+	f.violations = append(f.violations, list[:min(len(list), maxOfRecord, maxKept-len(f.violations))]...)
+}
+
+// fail notes that the run itself cannot go on as it should, or that an answer makes no sense.
+func (r *Run) fail(err error) {
+	r.found.mu.Lock()
+	defer r.found.mu.Unlock()
+	if len(r.found.failures) < maxKept {
+		r.found.failures = append(r.found.failures, err)
+	}
+}

@@ -1,0 +1,408 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package robustness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/weir-project/weir/internal/rig"
+	"github.com/weir-project/weir/internal/rig/link"
+	"github.com/weir-project/weir/test/robustness/check"
+	"github.com/weir-project/weir/test/robustness/history"
+)
+
+// weirs is the number of weirs.
+const weirs = 2
+
+// truthPatience is how long a record may wait for etcd's own watch before it is judged.
+const truthPatience = time.Minute
+
+// server is a weir. Writers reach it directly, readers behind a link.
+type server struct {
+	name   string
+	rig    *rig.Server
+	link   *link.Link
+	behind *rig.Server
+	// down is set while it is killed or paused, so that writers go to the other.
+	down atomic.Bool
+}
+
+// Run is one run. Open one, call Do once, and Close it.
+type Run struct {
+	config  Config
+	servers []*server
+	etcd    *clientv3.Client
+	truth   *history.Truth
+	begin   int64 // the revision at which the load begins
+	began   time.Time
+
+	known    atomic.Int64 // the latest revision of an acknowledged write
+	ids      atomic.Int64
+	presence presence
+	record   *record
+	stats    counts
+	refusals refusals
+	found    found
+
+	acks    chan history.Write
+	pending []history.Write // acknowledged without a revision; the clerk's until it has ended
+}
+
+// Open starts an etcd and the weirs, of a program, in a room, and waits until they are ready.
+func Open(ctx context.Context, room *rig.Room, program rig.Program, c Config) (*Run, error) {
+	r := &Run{
+		config: c, truth: history.NewTruth(), presence: presence{there: map[history.Key]bool{}},
+		acks: make(chan history.Write, 1000),
+	}
+	etcd, err := room.StartEtcd(ctx, rig.EtcdOptions{Members: c.Members})
+	if err != nil {
+		return nil, err
+	}
+	if r.etcd, err = etcd.Client(ctx); err != nil {
+		return nil, err
+	}
+	program.Etcd = etcd.Endpoints()
+	for i := range weirs {
+		s := &server{name: string(rune('a' + i))}
+		r.servers = append(r.servers, s)
+		program.Name = "weir-" + s.name
+		if s.rig, err = room.StartServer(program); err != nil {
+			return r, err
+		}
+		if s.link, err = link.New(strings.TrimPrefix(s.rig.URL, "https://")); err != nil {
+			return r, err
+		}
+		if s.behind, err = s.rig.Behind(s.link.Address()); err != nil {
+			return r, err
+		}
+	}
+	for _, s := range r.servers {
+		if err := s.rig.WaitReady(ctx); err != nil {
+			return r, err
+		}
+	}
+	r.record, err = newRecord(filepath.Join(room.Dir(), "history.jsonl"))
+	return r, err
+}
+
+// Close lets go of what Open took, but for the room and its servers.
+func (r *Run) Close() error {
+	for _, s := range r.servers {
+		if s.link != nil {
+			s.link.Close()
+		}
+	}
+	err := r.etcd.Close()
+	if r.record != nil {
+		err = errors.Join(err, r.record.close())
+	}
+	return err
+}
+
+// Do puts the load on, with the faults, for the run's duration, and then checks that all agree. An error is a violation, or
+// says why the run is worth nothing.
+func (r *Run) Do(ctx context.Context) error {
+	following, stopFollowing := context.WithCancel(ctx)
+	var follower sync.WaitGroup
+	defer follower.Wait()
+	defer stopFollowing()
+	began := make(chan struct{})
+	followed := make(chan error, 1)
+	follower.Go(func() {
+		err := follow(following, r.etcd, r.truth, began)
+		if err != nil {
+			r.fail(err)
+		}
+		followed <- err
+	})
+	select {
+	case <-began:
+	case err := <-followed:
+		return err
+	}
+	if err := r.makeNamespaces(ctx); err != nil {
+		return err
+	}
+	r.begin, r.began = r.truth.Head(), time.Now()
+
+	r.load(ctx)
+	if err := r.agree(ctx); err != nil {
+		r.fail(err)
+	}
+	return r.verdict()
+}
+
+func (r *Run) makeNamespaces(ctx context.Context) error {
+	var failures []error
+	for i := range namespaces {
+		w := &writer{run: r, clients: r.direct()}
+		body := map[string]any{"metadata": metadata{Name: namespace(i)}}
+		refused, unanswered := r.stats.refused.Load(), r.stats.unanswered.Load()
+		w.send(ctx, 0, http.MethodPost, "/api/v1/namespaces", "application/json", history.Key{Resource: "namespaces", Name: namespace(i)}, body)
+		if r.stats.refused.Load() != refused || r.stats.unanswered.Load() != unanswered {
+			failures = append(failures, fmt.Errorf("make namespace %s: %s", namespace(i), r.refusals.String()))
+		}
+	}
+	return errors.Join(failures...)
+}
+
+// load runs all that acts, and returns when all of it has ended and is judged.
+func (r *Run) load(ctx context.Context) {
+	whole := ctx
+	ctx, cancel := context.WithTimeout(ctx, r.config.Duration)
+	defer cancel()
+	var clerk, acts, reads sync.WaitGroup
+	clerk.Go(func() { r.judgeWrites(whole) })
+	for i := range writers {
+		w := &writer{run: r, id: i, rand: r.config.rand(streamWriters + uint64(i)), clients: r.direct()}
+		acts.Go(func() { w.write(ctx) })
+	}
+	acts.Go(func() { r.faults(ctx, r.began) })
+	acts.Go(func() { r.herds(ctx) })
+	acts.Go(func() { r.storms(ctx) })
+	acts.Go(func() { r.lists(ctx) })
+	reading, stopReading := context.WithCancel(whole)
+	defer stopReading()
+	for i := range sessions {
+		s := r.session(i)
+		reads.Go(func() {
+			defer closeAll([][]*http.Client{s.clients})
+			s.live(reading)
+		})
+	}
+	acts.Wait() // nothing is written any more, all is healed
+	close(r.acks)
+	clerk.Wait()
+	if head, err := r.etcd.Get(whole, "robustness-head", clientv3.WithCountOnly()); err != nil {
+		r.fail(fmt.Errorf("read etcd's revision: %w", err))
+	} else {
+		r.reach(whole, head.Header.Revision)
+	}
+	for _, w := range r.pending {
+		r.found.add(check.Write(r.truth, w))
+	}
+	stopReading()
+	reads.Wait()
+}
+
+// sessions is the number of sessions: of each kind of scope in each habit some.
+const sessions = 24
+
+func (r *Run) session(i int) *session {
+	rnd := r.config.rand(streamSessions + uint64(i))
+	s := &session{run: r, rand: rnd, scope: anyScope(rnd), format: formats[i%len(formats)], habit: quick, clients: r.clients(1)[0]}
+	switch {
+	case i == 0:
+		s.scope = history.Scope{Resource: pods}
+	case i%6 == 4:
+		s.habit = slow
+	case i%6 == 5:
+		s.habit = stops
+	}
+	if s.habit != quick {
+		for at, server := range r.servers {
+			s.clients[at] = smallBuffers(server.behind.CA)
+		}
+	}
+	return s
+}
+
+// clients makes n clients for each server, each with connections of its own.
+func (r *Run) clients(n int) [][]*http.Client {
+	all := make([][]*http.Client, n)
+	for i := range all {
+		all[i] = r.direct()
+	}
+	return all
+}
+
+// direct makes one client for each server.
+func (r *Run) direct() []*http.Client {
+	var list []*http.Client
+	for _, s := range r.servers {
+		client, _, err := s.rig.HTTPClient("robustness")
+		if err != nil {
+			r.fail(err)
+			client = http.DefaultClient
+		}
+		list = append(list, client)
+	}
+	return list
+}
+
+func closeAll(clients [][]*http.Client) {
+	for _, list := range clients {
+		for _, c := range list {
+			c.CloseIdleConnections()
+		}
+	}
+}
+
+func (r *Run) id() int64 { return r.ids.Add(1) }
+
+func (r *Run) down(at int) bool { return r.servers[at].down.Load() }
+
+// wrote takes the record of an acknowledged write.
+func (r *Run) wrote(w history.Write) {
+	for known := r.known.Load(); w.Revision > known && !r.known.CompareAndSwap(known, w.Revision); known = r.known.Load() {
+	}
+	if w.Key.Resource != pods && w.Key.Resource != configMaps {
+		return
+	}
+	r.stats.acknowledged.Add(1)
+	r.acks <- w
+}
+
+// judgeWrites judges writes until there are no more.
+func (r *Run) judgeWrites(ctx context.Context) {
+	for w := range r.acks {
+		l := line{Write: &w}
+		if w.Revision == 0 {
+			r.pending = append(r.pending, w)
+		} else if r.reach(ctx, w.Revision) {
+			l.Violations = check.Write(r.truth, w)
+			r.found.add(l.Violations)
+		}
+		r.record.write(l)
+	}
+}
+
+// reach waits until the truth is at a revision. If it does not come there the run is worth nothing.
+func (r *Run) reach(ctx context.Context, rev int64) bool {
+	ctx, cancel := context.WithTimeout(ctx, truthPatience)
+	defer cancel()
+	if err := r.truth.Wait(ctx, rev); err != nil {
+		r.fail(err)
+		return false
+	}
+	return true
+}
+
+func (r *Run) judgeWatch(w *history.Watch) {
+	r.stats.watches.Add(1)
+	if w.Start == history.AtRevision {
+		r.stats.resumed.Add(1)
+	}
+	if w.Status == 0 {
+		r.stats.notAnswered.Add(1)
+	}
+	if w.Gone() {
+		r.stats.gone.Add(1)
+	}
+	last := w.Due
+	for _, e := range w.Events {
+		if e.Kind == history.Bookmark {
+			r.stats.bookmark.Add(1)
+		} else {
+			r.stats.events.Add(1)
+		}
+		last = max(last, e.Revision)
+	}
+	l := line{Watch: w, Events: len(w.Events)}
+	if r.reach(context.Background(), last) {
+		l.Violations = check.Watch(r.truth, w)
+		r.found.add(l.Violations)
+	}
+	if len(l.Violations) == 0 {
+		short := *w
+		short.Events = nil
+		l.Watch = &short
+	}
+	r.record.write(l)
+}
+
+func (r *Run) judgeList(l *history.List) {
+	r.stats.lists.Add(1)
+	out := line{List: l}
+	latest := l.Known
+	for _, rev := range l.Revisions {
+		latest = max(latest, rev)
+	}
+	if r.reach(context.Background(), latest) {
+		out.Violations = check.List(r.truth, l)
+		r.found.add(out.Violations)
+	}
+	if len(out.Violations) == 0 {
+		short := *l
+		short.Items = nil
+		out.List = &short
+	}
+	r.record.write(out)
+}
+
+// agree checks, when all is at rest, that lists of everything at each server and etcd's own state are the truth.
+func (r *Run) agree(ctx context.Context) error {
+	var failures []error
+	head := r.truth.Head()
+	r.known.Store(max(r.known.Load(), head))
+	for _, s := range r.servers {
+		for _, resource := range []string{pods, configMaps} {
+			l := &history.List{Scope: history.Scope{Resource: resource}, Format: string(inJSON), Mode: history.Consistent}
+			if !r.list(ctx, s.rig.HTTP, s, l) {
+				failures = append(failures, fmt.Errorf("the last list of %s at %s was not answered: %s", resource, s.name, r.refusals.String()))
+			}
+		}
+	}
+	for _, resource := range []string{pods, configMaps} {
+		resp, err := r.etcd.Get(ctx, registry+resource+"/", clientv3.WithPrefix())
+		if err != nil {
+			return fmt.Errorf("read etcd: %w", err)
+		}
+		if !r.reach(ctx, resp.Header.Revision) {
+			continue
+		}
+		l := &history.List{Scope: history.Scope{Resource: resource}, Server: "etcd", Mode: history.Any, Revisions: []int64{resp.Header.Revision}}
+		for _, kv := range resp.Kvs {
+			o, err := decodeProtobuf(kv.Value)
+			if err != nil {
+				return fmt.Errorf("%s in etcd: %w", kv.Key, err)
+			}
+			l.Items = append(l.Items, history.Item{Key: o.key(resource), Revision: kv.ModRevision, Digests: o.digests(resource, inProtobuf)})
+		}
+		r.judgeList(l)
+	}
+	return errors.Join(failures...)
+}
+
+// verdict is what was found, nil for nothing. With something, the changes that etcd had go to the history too.
+func (r *Run) verdict() error {
+	f := &r.found
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.violations) == 0 && len(f.failures) == 0 {
+		return nil
+	}
+	for _, c := range r.truth.Changes(0, r.truth.Head()) {
+		r.record.write(line{Change: &c})
+	}
+	list := f.failures
+	if len(f.violations) > 0 {
+		list = append(list, fmt.Errorf("%d records with violations, the first found %v after the load began", f.records, f.first.Sub(r.began).Round(time.Millisecond)))
+	}
+	for _, v := range f.violations {
+		list = append(list, errors.New(v.String()))
+	}
+	return errors.Join(list...)
+}
+
+// Report says what was done and what it took, for a person.
+func (r *Run) Report() string {
+	cpu := ""
+	for _, s := range r.servers {
+		if u, err := s.rig.Usage(); err == nil {
+			cpu += fmt.Sprintf("; %s has used %.0f s of processor time since it was started last, %d MB", s.rig.Name(), u.CPU, u.RSS>>20)
+		}
+	}
+	return r.stats.String() + cpu + "\n" + r.refusals.String()
+}

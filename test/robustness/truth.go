@@ -1,0 +1,94 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package robustness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/weir-project/weir/test/robustness/history"
+)
+
+// registry is where kube-apiserver keeps objects.
+const registry = "/registry/"
+
+// progressPeriod is how often etcd is asked how far its watch is. Nothing is decided by it: revisions that are no
+// object's are waited for so long.
+const progressPeriod = 200 * time.Millisecond
+
+// follow fills the truth from a watch of etcd, until ctx is done. began is closed when it has all that was there before.
+func follow(ctx context.Context, client *clientv3.Client, truth *history.Truth, began chan<- struct{}) error {
+	base, err := client.Get(ctx, registry, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortAscend))
+	if err != nil {
+		return fmt.Errorf("read etcd: %w", err)
+	}
+	for _, kv := range base.Kvs {
+		if err := learn(truth, kv.Key, kv.Value, kv.ModRevision); err != nil {
+			return err
+		}
+	}
+	truth.Reach(base.Header.Revision)
+	close(began)
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	watch := client.Watch(ctx, registry, clientv3.WithPrefix(), clientv3.WithRev(base.Header.Revision+1), clientv3.WithProgressNotify())
+	tick := time.NewTicker(progressPeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if err := client.RequestProgress(ctx); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("ask etcd how far it is: %w", err)
+			}
+		case resp, open := <-watch:
+			switch err := resp.Err(); {
+			case ctx.Err() != nil:
+				return nil
+			case err != nil:
+				return fmt.Errorf("watch of etcd: %w", err)
+			case !open:
+				return errors.New("watch of etcd ended")
+			}
+			for _, e := range resp.Events {
+				value := e.Kv.Value
+				if e.Type == mvccpb.DELETE {
+					value = nil
+				}
+				if err := learn(truth, e.Kv.Key, value, e.Kv.ModRevision); err != nil {
+					return err
+				}
+			}
+			if resp.IsProgressNotify() { // other answers name a revision up to which they need not have all
+				truth.Reach(resp.Header.Revision)
+			}
+		}
+	}
+}
+
+// learn adds a change, if it is one of the resources that are judged. Without a value it is a deletion.
+func learn(truth *history.Truth, key, value []byte, rev int64) error {
+	parts := strings.Split(strings.TrimPrefix(string(key), registry), "/")
+	if len(parts) != 3 || parts[0] != pods && parts[0] != configMaps {
+		return nil
+	}
+	k := history.Key{Resource: parts[0], Namespace: parts[1], Name: parts[2]}
+	var state *history.State
+	if value != nil {
+		o, err := decodeProtobuf(value)
+		if err != nil {
+			return fmt.Errorf("%s in etcd: %w", key, err)
+		}
+		state = &history.State{Revision: rev, UID: o.Metadata.UID, Labels: o.Metadata.Labels, Op: o.Metadata.Annotations[opMark], Digests: o.digests(k.Resource, inProtobuf)}
+		if o.Spec != nil {
+			state.Node = o.Spec.NodeName
+		}
+	}
+	return truth.Add(rev, time.Now(), k, state)
+}
