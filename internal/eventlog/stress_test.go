@@ -22,7 +22,7 @@ import (
 // log's clock runs and its events age out. Nothing but age trims this log, so that a reader
 // that was let in must be given everything. WEIR_FOLLOWS is how many readers come in all.
 func TestFollowsBesideAgeing(t *testing.T) {
-	follows := int64(5_000)
+	follows := int64(20_000)
 	if s := os.Getenv("WEIR_FOLLOWS"); s != "" {
 		var err error
 		if follows, err = strconv.ParseInt(s, 10, 64); err != nil {
@@ -142,7 +142,7 @@ func (s *stress) write(done chan struct{}) {
 			s.aged.Add(1)
 		}
 		// Age alone does not bound a log to which is appended faster than is read.
-		for st.Events > 10_000 && !closed(done) {
+		for st.Events > 500 && !closed(done) {
 			runtime.Gosched()
 			st = s.log.Stats()
 		}

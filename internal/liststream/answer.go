@@ -30,7 +30,9 @@ type Answer struct {
 	info    *request.RequestInfo
 	types   Types
 	confine func() (lift func())
-	plan    *Plan
+	// asked is the header of the request as upstream's handler has it.
+	asked http.Header
+	plan  *Plan
 	// status and body are what the handler has made of a list with few items or none.
 	status int
 	body   []byte
@@ -63,6 +65,8 @@ func (a *Answer) Take(resource schema.GroupResource, p Plan) bool {
 		return false
 	}
 	a.plan = &p
+	// What upstream writes has to be read here. It is compressed when it is sent.
+	a.asked.Del("Accept-Encoding")
 	return true
 }
 

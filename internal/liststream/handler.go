@@ -121,11 +121,8 @@ func (a *Answer) serve(next http.Handler) (w way) {
 		}
 	}()
 	req := a.req.WithContext(context.WithValue(a.req.Context(), contextKey{}, a))
-	if a.req.Header["Accept-Encoding"] != nil {
-		// What upstream writes has to be read here. It is compressed when it is sent.
-		req.Header = req.Header.Clone()
-		req.Header.Del("Accept-Encoding")
-	}
+	req.Header = req.Header.Clone()
+	a.asked = req.Header
 	next.ServeHTTP(responsewriter.WrapForHTTP1Or2(a), req)
 	a.finish()
 	return inPlace

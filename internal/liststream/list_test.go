@@ -137,6 +137,29 @@ func TestDecoded(t *testing.T) {
 	}
 }
 
+// TestElsewhere: a list that is not answered in place, since the cache has etcd answer it,
+// say, is compressed as upstream does.
+func TestElsewhere(t *testing.T) {
+	var objects []*corev1.ConfigMap
+	for i := range 100 {
+		objects = append(objects, newMap(fmt.Sprint("m-", i), strings.Repeat("content", 1000)))
+	}
+	w := newWorld(t, objects...)
+	w.elsewhere = true
+	compressed := 0
+	for _, f := range forms {
+		got, want := ask(w.streaming(), f), ask(w.upstream(), f)
+		if g, w := got.Header().Get("Content-Encoding"), want.Header().Get("Content-Encoding"); g != w {
+			t.Errorf("%s: encoded as %q, upstream's as %q", f, g, w)
+		} else if g == "gzip" {
+			compressed++
+		}
+	}
+	if compressed == 0 {
+		t.Error("nothing is compressed")
+	}
+}
+
 // TestWhole: what cannot be answered in place is answered as upstream does, from inside of the
 // handler, so that what instruments the handler sees it once.
 func TestWhole(t *testing.T) {

@@ -88,6 +88,8 @@ type world struct {
 	tables  []Table
 	// returned is how many objects the storage has returned.
 	returned int
+	// elsewhere has the storage answer without being asked for the list in place.
+	elsewhere bool
 	// omit makes REST storage lose an item.
 	omit bool
 	// confiners is how many have confined the heap now, confined how often anybody has.
@@ -150,7 +152,7 @@ func (w *world) List(ctx context.Context, _ *internalversion.ListOptions) (runti
 			plan.Messages += f.MessageSize()
 		}
 	}
-	taken := From(ctx).Take(maps, plan)
+	taken := !w.elsewhere && From(ctx).Take(maps, plan)
 	for _, f := range w.frames {
 		if taken && !f.DefaultedOnRead() {
 			continue

@@ -57,9 +57,7 @@ func (c *Cache) follow(ctx context.Context) {
 			if s.gen == nil {
 				found = c.findObstacle(ctx)
 			}
-			if found != nil {
-				err = found.err
-			}
+			err = found.because(err)
 			failed++
 			c.logFailure("Watch cache: reading the resource failed, starting again", err)
 			metrics.WatchCacheInitializationErrors.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Inc()

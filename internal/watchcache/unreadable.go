@@ -73,18 +73,32 @@ func (c *Cache) listPast(ctx context.Context, why *stalledError, key string, opt
 	return c.cfg.Storage.GetList(ctx, key, opts, listObj)
 }
 
+// mostPages is how many pages of the cache's own a client's page may be large.
+const mostPages = 10
+
 // bounded tells whether etcd answers a list by reading one object, or a page.
 func bounded(opts storage.ListOptions) bool {
-	return !opts.Recursive || opts.Predicate.Limit > 0 && selectsAll(opts.Predicate)
+	limit := opts.Predicate.Limit
+	return !opts.Recursive || limit > 0 && limit <= mostPages*pageSize && selectsAll(opts.Predicate)
 }
 
 // obstacle is an object that cannot be read from the storage.
 type obstacle struct {
 	// err is the storage's, and names the object, and others that cannot be read, if the
-	// storage tells. See https://kep.k8s.io/3926.
+	// storage tells. See https://kep.k8s.io/3926. It is nil if the search had no time for it.
 	err error
 	// from is the key from which the first object cannot be read; "" for the first of all.
 	from string
+	// unknown says that the search had no time to find from.
+	unknown bool
+}
+
+// because returns the obstacle's error, or err if it has none.
+func (o *obstacle) because(err error) error {
+	if o == nil || o.err == nil {
+		return err
+	}
+	return o.err
 }
 
 // findObstacle looks for what keeps the resource from being read, and returns nil if
@@ -98,6 +112,9 @@ func (c *Cache) findObstacle(ctx context.Context) *obstacle {
 	err := c.cfg.Storage.GetList(ctx, c.cfg.ResourcePrefix, storage.ListOptions{Predicate: nothing, Recursive: true}, c.cfg.NewListFunc())
 	if err == nil {
 		return nil
+	}
+	if ctx.Err() != nil {
+		return &obstacle{unknown: true} // the error is that of the search
 	}
 	o := &obstacle{err: fmt.Errorf("failed to list %s: %w", c.cfg.GroupResource, err)}
 	for limit := int64(pageSize); ctx.Err() == nil; {
@@ -113,6 +130,7 @@ func (c *Cache) findObstacle(ctx context.Context) *obstacle {
 			o.from = next
 		}
 	}
+	o.unknown = true // what begins at o.from can be read
 	return o
 }
 
@@ -145,6 +163,9 @@ func (c *Cache) readable(ctx context.Context, from string, limit int64) (next st
 // gone tells whether the object in the way can be read now, or is no longer there. That
 // is one small read.
 func (c *Cache) gone(ctx context.Context, o *obstacle) bool {
+	if o.unknown {
+		return false
+	}
 	ctx, cancel := context.WithTimeout(ctx, diagnosisTimeout)
 	defer cancel()
 	_, err := c.readable(ctx, o.from, 1)
@@ -202,6 +223,7 @@ func (s *source) failed(ctx context.Context, err error) error {
 	now := c.cfg.Clock.Now()
 	if now.Sub(f.last) >= failuresApart {
 		s.recovered() // it has been well in between, and had nothing to tell
+		s.stall(nil)
 	}
 	if f.times == 0 {
 		f.since = now
@@ -216,10 +238,7 @@ func (s *source) failed(ctx context.Context, err error) error {
 		// deleted. The watch will never get past it.
 		return err
 	case now.Sub(f.since) > internalErrorRetry:
-		if f.found != nil {
-			return f.found.err
-		}
-		return err
+		return f.found.because(err)
 	}
 	if !f.stalled {
 		// Readers go to etcd from now on. If it was etcd's failure, and the watch is back, the
@@ -235,8 +254,9 @@ func (s *source) failed(ctx context.Context, err error) error {
 		f.readable = ctx.Err() == nil
 		return nil
 	}
-	s.stall(f.found.err)
-	c.logFailure("Watch cache: the watch of the storage fails, reads go to etcd", f.found.err)
+	err = f.found.because(err)
+	s.stall(err)
+	c.logFailure("Watch cache: the watch of the storage fails, reads go to etcd", err)
 	return nil
 }
 

@@ -485,3 +485,25 @@ func TestGoingBack(t *testing.T) {
 	o.events <- watch.Event{Type: watch.Modified, Object: old()}
 	anew(before)
 }
+
+// TestObstacleUnknown: a search that had no time says nothing of what can be read, and
+// keeps the error that there was.
+func TestObstacleUnknown(t *testing.T) {
+	failure := errors.New("the storage's own")
+	o := &obstacle{unknown: true}
+	if (&Cache{}).gone(t.Context(), o) {
+		t.Error("an obstacle that has not been found is taken for gone")
+	}
+	for _, o := range []*obstacle{nil, o} {
+		if err := o.because(failure); err != failure {
+			t.Errorf("%v replaces the error", err)
+		}
+	}
+	page := storage.ListOptions{Recursive: true, Predicate: storage.Everything}
+	for limit, want := range map[int64]bool{0: false, 2: true, pageSize: true, 1 << 40: false} {
+		page.Predicate.Limit = limit
+		if got := bounded(page); got != want {
+			t.Errorf("a list with limit %d is bounded: %v", limit, got)
+		}
+	}
+}
