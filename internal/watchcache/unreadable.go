@@ -89,8 +89,9 @@ type obstacle struct {
 	err error
 	// from is the key from which the first object cannot be read; "" for the first of all.
 	from string
-	// unknown says that the search had no time to find from.
-	unknown bool
+	// unknown says that the search had no time to find from, repaired that the object could be
+	// read when it was looked for: there is no err then.
+	unknown, repaired bool
 }
 
 // because returns the obstacle's error, or err if it has none.
@@ -125,7 +126,7 @@ func (c *Cache) findObstacle(ctx context.Context) *obstacle {
 		case err != nil:
 			limit /= 2
 		case next == "":
-			return nil // it has been repaired meanwhile
+			return &obstacle{repaired: true}
 		default:
 			o.from = next
 		}
@@ -163,8 +164,8 @@ func (c *Cache) readable(ctx context.Context, from string, limit int64) (next st
 // gone tells whether the object in the way can be read now, or is no longer there. That
 // is one small read.
 func (c *Cache) gone(ctx context.Context, o *obstacle) bool {
-	if o.unknown {
-		return false
+	if o.unknown || o.repaired {
+		return o.repaired
 	}
 	ctx, cancel := context.WithTimeout(ctx, diagnosisTimeout)
 	defer cancel()
@@ -250,7 +251,8 @@ func (s *source) failed(ctx context.Context, err error) error {
 	if f.found != nil && !c.gone(ctx, f.found) {
 		return nil
 	}
-	if f.found = c.findObstacle(ctx); f.found == nil {
+	if f.found = c.findObstacle(ctx); f.found == nil || f.found.repaired {
+		f.found = nil
 		f.readable = ctx.Err() == nil
 		return nil
 	}

@@ -494,6 +494,9 @@ func TestObstacleUnknown(t *testing.T) {
 	if (&Cache{}).gone(t.Context(), o) {
 		t.Error("an obstacle that has not been found is taken for gone")
 	}
+	if !(&Cache{}).gone(t.Context(), &obstacle{repaired: true}) {
+		t.Error("an obstacle that has gone while it was looked for is waited for")
+	}
 	for _, o := range []*obstacle{nil, o} {
 		if err := o.because(failure); err != failure {
 			t.Errorf("%v replaces the error", err)
