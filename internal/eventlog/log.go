@@ -163,13 +163,7 @@ func (l *Log[K, E]) add(r record[E]) (waits bool, err error) {
 	l.head = r.rev
 	l.bytes += r.size
 	l.appended += r.size
-	if len(l.chains) > 0 {
-		l.cfg.Keys(r.event, func(key K) {
-			if c := l.chains[key]; c != nil {
-				c.add(seq)
-			}
-		})
-	}
+	l.eachChainLocked(r.event, func(c *chain[K, E]) { c.add(seq) })
 	waits = l.shrinkLocked()
 	l.expireLocked(r.at)
 	l.wake()

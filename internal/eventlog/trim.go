@@ -145,11 +145,9 @@ func (l *Log[K, E]) needsLocked() needs[K, E] {
 func (l *Log[K, E]) wantedLocked(n needs[K, E], seq uint64, event E) bool {
 	wanted := false
 	if len(n.chains) > 0 {
-		l.cfg.Keys(event, func(key K) {
-			if c := l.chains[key]; c != nil {
-				lowest, reads := n.chains[c]
-				wanted = wanted || reads && lowest <= seq
-			}
+		l.eachChainLocked(event, func(c *chain[K, E]) {
+			lowest, reads := n.chains[c]
+			wanted = wanted || reads && lowest <= seq
 		})
 	}
 	return wanted
