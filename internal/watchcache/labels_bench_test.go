@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/apis/example"
@@ -55,24 +54,16 @@ func BenchmarkCostlyQuickSelectors(b *testing.B) {
 				b.Fatal("not quick")
 			}
 			w := h.watch(b, "b", "", handover)
-			var took, most time.Duration
-			n := 0
+			var late lateness
 			for b.Loop() {
-				h.append(b, prev, cur)
-				began := time.Now()
-				h.append(b, other, other)
-				<-w.result
-				d := time.Since(began)
-				took, most = took+d, max(most, d)
-				n++
+				late.observe(b, h, prev, cur, other, w)
 				<-h.handed
 				<-h.handed
 				for _, c := range costly {
 					<-c.result
 				}
 			}
-			b.ReportMetric(float64(took.Microseconds())/float64(n), "mean-µs/event")
-			b.ReportMetric(most.Seconds()*1e3, "max-ms/event")
+			late.report(b)
 		})
 	}
 }
@@ -98,24 +89,16 @@ func BenchmarkWokenByLabels(b *testing.B) {
 			odd := h.labelled(b, "a", n)
 			plain := h.frame(b, "b")
 			w := h.watch(b, "b", "", handover)
-			var took, most time.Duration
-			i := 0
+			var late lateness
 			for b.Loop() {
-				h.append(b, odd, odd)
-				began := time.Now()
-				h.append(b, plain, plain)
-				<-w.result
-				d := time.Since(began)
-				took, most = took+d, max(most, d)
-				i++
+				late.observe(b, h, odd, odd, plain, w)
 				b.StopTimer()
 				for h.log.Stats().Parked != 5001 {
 					runtime.Gosched()
 				}
 				b.StartTimer()
 			}
-			b.ReportMetric(float64(took.Microseconds())/float64(i), "mean-µs/event")
-			b.ReportMetric(most.Seconds()*1e3, "max-ms/event")
+			late.report(b)
 		})
 	}
 }
