@@ -25,6 +25,7 @@ import (
 type line struct {
 	Change     *history.Change   `json:"change,omitempty"`
 	Write      *history.Write    `json:"write,omitempty"`
+	Read       *history.Read     `json:"read,omitempty"`
 	Watch      *history.Watch    `json:"watch,omitempty"`
 	List       *history.List     `json:"list,omitempty"`
 	Fault      *history.Fault    `json:"fault,omitempty"`

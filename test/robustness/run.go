@@ -38,8 +38,8 @@ type Run struct {
 	refusals refusals
 	found    found
 
-	acks    chan history.Write
-	pending []history.Write // acknowledged without a revision; the clerk's until it has ended
+	acks    chan history.Write // all writes, whatever became of them
+	pending []history.Write    // acknowledged without a revision; the clerk's until it has ended
 }
 
 // Do puts the load on, with the faults, for the run's duration, and then checks that all agree. An error is a violation, or
@@ -185,14 +185,22 @@ func (r *Run) id() int64 { return r.ids.Add(1) }
 
 func (r *Run) down(at int) bool { return r.servers[at].down.Load() }
 
-// wrote takes the record of an acknowledged write.
+// wrote takes the record of a write.
 func (r *Run) wrote(w history.Write) {
+	w.At = time.Now()
+	switch w.Outcome {
+	case history.Acknowledged:
+		r.stats.acknowledged.Add(1)
+	case history.Refused:
+		r.stats.refused.Add(1)
+	default:
+		r.stats.unanswered.Add(1)
+	}
 	for known := r.known.Load(); w.Revision > known && !r.known.CompareAndSwap(known, w.Revision); known = r.known.Load() {
 	}
 	if w.Key.Resource != pods && w.Key.Resource != configMaps {
 		return
 	}
-	r.stats.acknowledged.Add(1)
 	r.acks <- w
 }
 
@@ -200,6 +208,10 @@ func (r *Run) wrote(w history.Write) {
 func (r *Run) judgeWrites(ctx context.Context) {
 	for w := range r.acks {
 		l := line{Write: &w}
+		if w.Outcome != history.Acknowledged {
+			r.record.write(l)
+			continue
+		}
 		if w.Revision == 0 {
 			r.pending = append(r.pending, w)
 		} else if r.reach(ctx, w.Revision) {

@@ -117,6 +117,7 @@ func (w *writer) send(ctx context.Context, at int, method, path, contentType str
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writePatience)
 	defer cancel()
 	s := w.run.servers[at]
+	done := history.Write{Begun: time.Now(), Server: s.name, Verb: method, Key: k, Sent: w.mark(), Outcome: history.Unanswered}
 	req, err := http.NewRequestWithContext(ctx, method, s.rig.Base+path, bytes.NewReader(data))
 	if err != nil {
 		w.run.fail(err)
@@ -126,15 +127,16 @@ func (w *writer) send(ctx context.Context, at int, method, path, contentType str
 	req.Header.Set("Content-Type", contentType)
 	resp, err := w.clients[at].Do(req)
 	if err != nil {
-		w.run.stats.unanswered.Add(1)
+		w.run.wrote(done)
 		return
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
 	if err != nil {
-		w.run.stats.unanswered.Add(1)
+		w.run.wrote(done)
 		return
 	}
+	done.Status = resp.StatusCode
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusCreated:
 	case http.StatusNotFound:
@@ -144,24 +146,27 @@ func (w *writer) send(ctx context.Context, at int, method, path, contentType str
 		if resp.StatusCode == http.StatusConflict && method == http.MethodPost {
 			w.run.presence.set(k, true)
 		}
-		w.run.stats.refused.Add(1)
+		if resp.StatusCode < http.StatusInternalServerError {
+			done.Outcome = history.Refused
+		}
 		w.run.refusals.note(fmt.Sprintf("%s %d", method, resp.StatusCode), answer)
+		w.run.wrote(done)
 		return
 	}
 	w.run.presence.set(k, method != http.MethodDelete)
-	if err := w.acknowledged(s, method, k, answer); err != nil {
+	done.Outcome = history.Acknowledged
+	if err := w.acknowledged(done, answer); err != nil {
 		w.run.fail(fmt.Errorf("%s %s at %s: %w", method, path, s.name, err))
 	}
 }
 
-// acknowledged records a write from its answer.
-func (w *writer) acknowledged(s *server, method string, k history.Key, answer []byte) error {
+// acknowledged records a write with what its answer says.
+func (w *writer) acknowledged(done history.Write, answer []byte) error {
 	var o object
 	if err := json.Unmarshal(answer, &o); err != nil {
 		return err
 	}
-	done := history.Write{At: time.Now(), Server: s.name, Verb: method, Key: k, UID: o.Metadata.UID, Deleted: method == http.MethodDelete}
-	done.Op, done.Sent = o.Metadata.Annotations[opMark], w.mark()
+	done.UID, done.Op, done.Deleted = o.Metadata.UID, o.Metadata.Annotations[opMark], done.Verb == http.MethodDelete
 	if o.Metadata.DeletionTimestamp != "" && !done.Deleted {
 		// An update of what is being deleted, with nothing more to wait for, deletes it. Upstream answers with an object
 		// that was never written, and with the revision before.
@@ -183,7 +188,7 @@ func (w *writer) acknowledged(s *server, method string, k history.Key, answer []
 		if done.Revision, err = o.revision(); err != nil {
 			return err
 		}
-		done.Digests = o.digests(k.Resource, inJSON)
+		done.Digests = o.digests(done.Key.Resource, inJSON)
 	}
 	w.run.wrote(done)
 	return nil

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package history is what a run has recorded: the changes that etcd had (Truth), and what was done and seen at the servers
-// beside each other (Write, Watch, List, Fault). It knows no server; package check judges it.
+// beside each other (Write, Read, Watch, List, Fault). It knows no server; package check judges it.
 package history
 
 import (
@@ -82,19 +82,71 @@ func (c Scope) hasKey(k Key) bool {
 	return c.Resource == k.Resource && (c.Namespace == "" || c.Namespace == k.Namespace) && (c.Name == "" || c.Name == k.Name)
 }
 
-// Write is a write that was acknowledged.
+// Outcome is what a client knows of its write.
+type Outcome string
+
+// The outcomes.
+const (
+	Acknowledged Outcome = "acknowledged"
+	// Refused says that an answer of 4xx came: nothing was written.
+	Refused Outcome = "refused"
+	// Unanswered says that no answer came, or one of 5xx: the write may have happened, or may yet happen.
+	Unanswered Outcome = "unanswered"
+)
+
+// Verbs of writes that are no methods of HTTP. A write's verb is the method otherwise.
+const (
+	// Apply is a server-side apply: a PATCH that makes the object if there is none.
+	Apply = "APPLY"
+	// DeleteCollection deletes all objects of a namespace that have a label, each at a revision of its own. The record's Key has
+	// no Name, and the answer names no revision. An object that is made meanwhile may be deleted or not.
+	DeleteCollection = "DELETECOLLECTION"
+)
+
+// Write is a write that was asked for.
 type Write struct {
-	At     time.Time `json:"at"` // when the answer came
-	Server string    `json:"server"`
-	Verb   string    `json:"verb"`
-	Key    Key       `json:"key"`
-	UID    string    `json:"uid"`
+	Begun   time.Time `json:"begun"` // before it was sent
+	At      time.Time `json:"at"`    // when the answer came, or when it was given up
+	Server  string    `json:"server"`
+	Verb    string    `json:"verb"`
+	Key     Key       `json:"key"`
+	Outcome Outcome   `json:"outcome"`
+	Status  int       `json:"status,omitempty"` // the answer's, 0 for none
+	// Sent is the mark that the object was to get. All writes but deletions make the object's mark this one, whatever it was before.
+	Sent string `json:"sent,omitempty"`
+
+	// What follows is the answer's, of an acknowledged write.
+
+	UID string `json:"uid,omitempty"`
 	// Revision is 0 where the answer does not tell it: to a deletion of a ConfigMap.
 	Revision int64 `json:"revision,omitempty"`
 	Deleted  bool  `json:"deleted,omitempty"`
-	// Op is the mark that the object had in the answer, Sent the one that it was to get.
-	Op   string `json:"op,omitempty"`
-	Sent string `json:"sent,omitempty"`
+	// Op is the mark that the object had in the answer.
+	Op string `json:"op,omitempty"`
+	// LabelKey and LabelValue are what DeleteCollection selects by.
+	LabelKey   string `json:"labelKey,omitempty"`
+	LabelValue string `json:"labelValue,omitempty"`
+	Digests
+}
+
+// Read is a read of one object that was answered, with the object or with 404. The mode is Consistent or Any.
+type Read struct {
+	ID     int64     `json:"id"`
+	Server string    `json:"server"`
+	Key    Key       `json:"key"`
+	Format string    `json:"format"`
+	Mode   Mode      `json:"mode"`
+	Opened time.Time `json:"opened"` // before it was sent
+	Closed time.Time `json:"closed"` // when all of the answer had come
+	// Known is the latest revision that somebody had been told of before this was asked for.
+	Known int64 `json:"known"`
+	Found bool  `json:"found"`
+
+	// What follows is the object's, if it was found.
+
+	Revision int64  `json:"revision,omitempty"`
+	UID      string `json:"uid,omitempty"`
+	Op       string `json:"op,omitempty"` // the mark of the write that made this state
 	Digests
 }
 
@@ -187,6 +239,8 @@ const (
 	Consistent Mode = "consistent" // no resourceVersion
 	Any        Mode = "any"        // resourceVersion 0
 	Exact      Mode = "exact"      // resourceVersionMatch Exact
+	// NotOlderThan is of any state that is not older than what is asked for.
+	NotOlderThan Mode = "notOlderThan"
 )
 
 // Item is one of a list's.
@@ -205,7 +259,7 @@ type List struct {
 	Mode   Mode      `json:"mode"`
 	Opened time.Time `json:"opened"`
 	Limit  int       `json:"limit,omitempty"`
-	// Asked is the revision of Exact.
+	// Asked is the revision of Exact and of NotOlderThan.
 	Asked int64 `json:"asked,omitempty"`
 	// Known is the latest revision that somebody had been told of before this was asked for.
 	Known int64 `json:"known"`
