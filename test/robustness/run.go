@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,8 +39,9 @@ type Run struct {
 	refusals refusals
 	found    found
 
-	acks    chan history.Write // all writes, whatever became of them
-	pending []history.Write    // acknowledged without a revision; the clerk's until it has ended
+	acks  chan history.Write // all writes, whatever became of them
+	reads chan *history.Read
+	clock clock
 }
 
 // Do puts the load on, with the faults, for the run's duration, and then checks that all agree. An error is a violation, or
@@ -80,13 +82,14 @@ func (r *Run) makeNamespaces(ctx context.Context) error {
 	for i := range namespaces {
 		w := &writer{run: r, clients: r.direct()}
 		body := map[string]any{"metadata": metadata{Name: namespace(i)}}
+		made := history.Write{Verb: http.MethodPost, Key: history.Key{Resource: "namespaces", Name: namespace(i)}}
 		refused, unanswered := r.stats.refused.Load(), r.stats.unanswered.Load()
-		w.send(ctx, 0, http.MethodPost, "/api/v1/namespaces", "application/json", history.Key{Resource: "namespaces", Name: namespace(i)}, body)
+		w.send(ctx, 0, operation{http.MethodPost, "/api/v1/namespaces", plainJSON, body, made})
 		if r.stats.refused.Load() != refused || r.stats.unanswered.Load() != unanswered {
 			failures = append(failures, fmt.Errorf("make namespace %s: %s", namespace(i), r.refusals.String()))
 		}
 	}
-	return errors.Join(failures...)
+	return errors.Join(append(failures, r.define(ctx))...)
 }
 
 // load runs all that acts, and returns when all of it has ended and is judged.
@@ -104,9 +107,15 @@ func (r *Run) load(ctx context.Context) {
 	acts.Go(func() { r.herds(ctx) })
 	acts.Go(func() { r.storms(ctx) })
 	acts.Go(func() { r.lists(ctx) })
+	acts.Go(func() { r.redefines(ctx) })
+	acts.Go(func() { r.trims(ctx) })
+	for i := range getters {
+		acts.Go(func() { r.gets(ctx, r.config.rand(streamGetters+uint64(i))) })
+	}
+	clerk.Go(func() { r.judgeReads(whole) })
 	reading, stopReading := context.WithCancel(whole)
 	defer stopReading()
-	for i := range sessions {
+	for i := range r.config.scaled(sessions) {
 		s := r.session(i)
 		reads.Go(func() {
 			defer closeAll([][]*http.Client{s.clients})
@@ -115,15 +124,9 @@ func (r *Run) load(ctx context.Context) {
 	}
 	acts.Wait() // nothing is written any more, all is healed
 	close(r.acks)
+	close(r.reads)
 	clerk.Wait()
-	if head, err := r.etcd.Get(whole, "robustness-head", clientv3.WithCountOnly()); err != nil {
-		r.fail(fmt.Errorf("read etcd's revision: %w", err))
-	} else {
-		r.reach(whole, head.Header.Revision)
-	}
-	for _, w := range r.pending {
-		r.found.add(check.Write(r.truth, w))
-	}
+	r.reach(whole, r.etcdAfter(whole, time.Now()))
 	stopReading()
 	reads.Wait()
 }
@@ -196,9 +199,8 @@ func (r *Run) wrote(w history.Write) {
 	default:
 		r.stats.unanswered.Add(1)
 	}
-	for known := r.known.Load(); w.Revision > known && !r.known.CompareAndSwap(known, w.Revision); known = r.known.Load() {
-	}
-	if w.Key.Resource != pods && w.Key.Resource != configMaps {
+	r.told(w.Revision)
+	if !slices.Contains(resources, w.Key.Resource) {
 		return
 	}
 	r.acks <- w
@@ -213,8 +215,9 @@ func (r *Run) judgeWrites(ctx context.Context) {
 			continue
 		}
 		if w.Revision == 0 {
-			r.pending = append(r.pending, w)
-		} else if r.reach(ctx, w.Revision) {
+			w.Reached = r.etcdAfter(ctx, w.At)
+		}
+		if r.reach(ctx, max(w.Revision, w.Reached)) {
 			l.Violations = check.Write(r.truth, w)
 			r.found.add(l.Violations)
 		}
@@ -269,7 +272,7 @@ func (r *Run) judgeWatch(w *history.Watch) {
 func (r *Run) judgeList(l *history.List) {
 	r.stats.lists.Add(1)
 	out := line{List: l}
-	latest := l.Known
+	latest := max(l.Known, l.Asked)
 	for _, rev := range l.Revisions {
 		latest = max(latest, rev)
 	}
@@ -291,15 +294,15 @@ func (r *Run) agree(ctx context.Context) error {
 	head := r.truth.Head()
 	r.known.Store(max(r.known.Load(), head))
 	for _, s := range r.servers {
-		for _, resource := range []string{pods, configMaps} {
-			l := &history.List{Scope: history.Scope{Resource: resource}, Format: string(inJSON), Mode: history.Consistent}
+		for _, scope := range everything() {
+			l := &history.List{Scope: scope, Format: string(inJSON), Mode: history.Consistent}
 			if !r.list(ctx, s.rig.HTTP, s, l) {
-				failures = append(failures, fmt.Errorf("the last list of %s at %s was not answered: %s", resource, s.name, r.refusals.String()))
+				failures = append(failures, fmt.Errorf("the last list of %s at %s was not answered: %s", scope, s.name, r.refusals.String()))
 			}
 		}
 	}
-	for _, resource := range []string{pods, configMaps} {
-		resp, err := r.etcd.Get(ctx, registry+resource+"/", clientv3.WithPrefix())
+	for _, resource := range resources {
+		resp, err := r.etcd.Get(ctx, prefix(resource), clientv3.WithPrefix())
 		if err != nil {
 			return fmt.Errorf("read etcd: %w", err)
 		}
@@ -308,7 +311,7 @@ func (r *Run) agree(ctx context.Context) error {
 		}
 		l := &history.List{Scope: history.Scope{Resource: resource}, Server: "etcd", Mode: history.Any, Revisions: []int64{resp.Header.Revision}}
 		for _, kv := range resp.Kvs {
-			o, err := decodeProtobuf(kv.Value)
+			o, err := decode(kv.Value)
 			if err != nil {
 				return fmt.Errorf("%s in etcd: %w", kv.Key, err)
 			}
