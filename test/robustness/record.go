@@ -72,13 +72,13 @@ type counts struct {
 	acknowledged, refused, unanswered  atomic.Int64
 	watches, resumed, events, bookmark atomic.Int64
 	gone, notAnswered, herds           atomic.Int64
-	lists, listsRefused, faults        atomic.Int64
+	lists, listsRefused, reads, faults atomic.Int64
 }
 
 func (c *counts) String() string {
-	return fmt.Sprintf("%d writes acknowledged, %d refused, %d not answered; %d watches (%d resumed, %d ended with 410, %d not answered), %d events, %d bookmarks, %d herds; %d lists, %d refused; %d faults",
+	return fmt.Sprintf("%d writes acknowledged, %d refused, %d not answered; %d watches (%d resumed, %d ended with 410, %d not answered), %d events, %d bookmarks, %d herds; %d lists, %d refused; %d reads of one object; %d faults",
 		c.acknowledged.Load(), c.refused.Load(), c.unanswered.Load(), c.watches.Load(), c.resumed.Load(), c.gone.Load(), c.notAnswered.Load(),
-		c.events.Load(), c.bookmark.Load(), c.herds.Load(), c.lists.Load(), c.listsRefused.Load(), c.faults.Load())
+		c.events.Load(), c.bookmark.Load(), c.herds.Load(), c.lists.Load(), c.listsRefused.Load(), c.reads.Load(), c.faults.Load())
 }
 
 // refusals counts answers other than 200 by their kind, with the first of each.

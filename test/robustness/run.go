@@ -38,8 +38,12 @@ type Run struct {
 	refusals refusals
 	found    found
 
-	acks    chan history.Write // all writes, whatever became of them
-	pending []history.Write    // acknowledged without a revision; the clerk's until it has ended
+	acts chan line // all writes, whatever became of them, and reads of single objects
+
+	// What follows is the clerk's until it has ended.
+
+	pending []history.Write // acknowledged without a revision
+	objects *check.Objects
 }
 
 // Do puts the load on, with the faults, for the run's duration, and then checks that all agree. An error is a violation, or
@@ -95,10 +99,13 @@ func (r *Run) load(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, r.config.Duration)
 	defer cancel()
 	var clerk, acts, reads sync.WaitGroup
-	clerk.Go(func() { r.judgeWrites(whole) })
+	clerk.Go(func() { r.judgeActs(whole) })
 	for i := range writers {
 		w := &writer{run: r, id: i, rand: r.config.rand(streamWriters + uint64(i)), clients: r.direct()}
 		acts.Go(func() { w.write(ctx) })
+	}
+	for i := range sharers {
+		acts.Go(func() { r.share(ctx, i) })
 	}
 	acts.Go(func() { r.faults(ctx, r.began) })
 	acts.Go(func() { r.herds(ctx) })
@@ -114,7 +121,7 @@ func (r *Run) load(ctx context.Context) {
 		})
 	}
 	acts.Wait() // nothing is written any more, all is healed
-	close(r.acks)
+	close(r.acts)
 	clerk.Wait()
 	if head, err := r.etcd.Get(whole, "robustness-head", clientv3.WithCountOnly()); err != nil {
 		r.fail(fmt.Errorf("read etcd's revision: %w", err))
@@ -123,6 +130,10 @@ func (r *Run) load(ctx context.Context) {
 	}
 	for _, w := range r.pending {
 		r.found.add(check.Write(r.truth, w))
+	}
+	if last := (line{Violations: r.objects.End()}); len(last.Violations) > 0 {
+		r.found.add(last.Violations)
+		r.record.write(last)
 	}
 	stopReading()
 	reads.Wait()
@@ -201,23 +212,33 @@ func (r *Run) wrote(w history.Write) {
 	if w.Key.Resource != pods && w.Key.Resource != configMaps {
 		return
 	}
-	r.acks <- w
+	r.acts <- line{Write: &w}
 }
 
-// judgeWrites judges writes until there are no more.
-func (r *Run) judgeWrites(ctx context.Context) {
-	for w := range r.acks {
-		l := line{Write: &w}
-		if w.Outcome != history.Acknowledged {
-			r.record.write(l)
-			continue
+// judgeRead takes the record of a read of one object.
+func (r *Run) judgeRead(read *history.Read) {
+	r.stats.reads.Add(1)
+	r.acts <- line{Read: read}
+}
+
+// judgeActs is the clerk: it judges writes, and reads of single objects, until there are no more.
+func (r *Run) judgeActs(ctx context.Context) {
+	for l := range r.acts {
+		switch w := l.Write; {
+		case l.Read != nil:
+			if r.reach(ctx, max(l.Read.Revision, l.Read.Known)) {
+				l.Violations = append(check.Read(r.truth, l.Read), r.objects.Read(*l.Read)...)
+			}
+		case !r.reach(ctx, w.Revision):
+		default:
+			if w.Outcome == history.Acknowledged && w.Revision > 0 {
+				l.Violations = check.Write(r.truth, *w)
+			} else if w.Outcome == history.Acknowledged {
+				r.pending = append(r.pending, *w)
+			}
+			l.Violations = append(l.Violations, r.objects.Write(*w)...)
 		}
-		if w.Revision == 0 {
-			r.pending = append(r.pending, w)
-		} else if r.reach(ctx, w.Revision) {
-			l.Violations = check.Write(r.truth, w)
-			r.found.add(l.Violations)
-		}
+		r.found.add(l.Violations)
 		r.record.write(l)
 	}
 }
@@ -348,5 +369,6 @@ func (r *Run) Report() string {
 			cpu += fmt.Sprintf("; %s has used %.0f s of processor time since it was started last, %d MB", s.rig.Name(), u.CPU, u.RSS>>20)
 		}
 	}
-	return r.stats.String() + cpu + "\n" + r.refusals.String()
+	judged := fmt.Sprintf("; %d reads and writes of single objects put in order, %d parts undecided", r.objects.Judged, r.objects.Undecided)
+	return r.stats.String() + judged + cpu + "\n" + r.refusals.String()
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/weir-project/weir/internal/rig"
 	"github.com/weir-project/weir/internal/rig/link"
+	"github.com/weir-project/weir/test/robustness/check"
 	"github.com/weir-project/weir/test/robustness/history"
 )
 
@@ -32,8 +33,10 @@ type server struct {
 func Open(ctx context.Context, room *rig.Room, program rig.Program, c Config) (*Run, error) {
 	r := &Run{
 		config: c, truth: history.NewTruth(), presence: presence{there: map[history.Key]bool{}},
-		acks: make(chan history.Write, 1000),
+		acts: make(chan line, 1000),
 	}
+	r.objects = check.NewObjects(r.truth)
+	r.objects.Pictures = room.Dir()
 	etcd, err := room.StartEtcd(ctx, rig.EtcdOptions{Members: c.Members})
 	if err != nil {
 		return nil, err

@@ -46,6 +46,7 @@ type writer struct {
 	rand    *rand.Rand
 	clients []*http.Client // one for each server
 	count   int
+	base    int64 // the revision that the next write is to say that it is of; 0 for none
 }
 
 func (w *writer) write(ctx context.Context) {
@@ -117,7 +118,7 @@ func (w *writer) send(ctx context.Context, at int, method, path, contentType str
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writePatience)
 	defer cancel()
 	s := w.run.servers[at]
-	done := history.Write{Begun: time.Now(), Server: s.name, Verb: method, Key: k, Sent: w.mark(), Outcome: history.Unanswered}
+	done := history.Write{Begun: time.Now(), Server: s.name, Verb: method, Key: k, Sent: w.mark(), Base: w.base, Outcome: history.Unanswered}
 	req, err := http.NewRequestWithContext(ctx, method, s.rig.Base+path, bytes.NewReader(data))
 	if err != nil {
 		w.run.fail(err)
