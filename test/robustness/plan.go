@@ -56,6 +56,7 @@ const (
 	streamHerds
 	streamStorms
 	streamLists
+	streamTwins    = 400
 	streamShared   = 500
 	streamWriters  = 1_000
 	streamSessions = 2_000

@@ -28,6 +28,7 @@ type line struct {
 	Read       *history.Read     `json:"read,omitempty"`
 	Watch      *history.Watch    `json:"watch,omitempty"`
 	List       *history.List     `json:"list,omitempty"`
+	Twins      *history.Twins    `json:"twins,omitempty"` // only if something was found
 	Fault      *history.Fault    `json:"fault,omitempty"`
 	Events     int               `json:"events,omitempty"` // of a watch, whose own are left out if nothing was found
 	Violations []check.Violation `json:"violations,omitempty"`
@@ -73,12 +74,13 @@ type counts struct {
 	watches, resumed, events, bookmark atomic.Int64
 	gone, notAnswered, herds           atomic.Int64
 	lists, listsRefused, reads, faults atomic.Int64
+	compared                           atomic.Int64
 }
 
 func (c *counts) String() string {
-	return fmt.Sprintf("%d writes acknowledged, %d refused, %d not answered; %d watches (%d resumed, %d ended with 410, %d not answered), %d events, %d bookmarks, %d herds; %d lists, %d refused; %d reads of one object; %d faults",
+	return fmt.Sprintf("%d writes acknowledged, %d refused, %d not answered; %d watches (%d resumed, %d ended with 410, %d not answered), %d events, %d bookmarks, %d herds; %d lists, %d refused; %d reads of one object; %d events and objects of twins compared; %d faults",
 		c.acknowledged.Load(), c.refused.Load(), c.unanswered.Load(), c.watches.Load(), c.resumed.Load(), c.gone.Load(), c.notAnswered.Load(),
-		c.events.Load(), c.bookmark.Load(), c.herds.Load(), c.lists.Load(), c.listsRefused.Load(), c.reads.Load(), c.faults.Load())
+		c.events.Load(), c.bookmark.Load(), c.herds.Load(), c.lists.Load(), c.listsRefused.Load(), c.reads.Load(), c.compared.Load(), c.faults.Load())
 }
 
 // refusals counts answers other than 200 by their kind, with the first of each.

@@ -111,6 +111,7 @@ func (r *Run) load(ctx context.Context) {
 	acts.Go(func() { r.herds(ctx) })
 	acts.Go(func() { r.storms(ctx) })
 	acts.Go(func() { r.lists(ctx) })
+	acts.Go(func() { r.twins(ctx) })
 	reading, stopReading := context.WithCancel(whole)
 	defer stopReading()
 	for i := range sessions {

@@ -84,6 +84,9 @@ func (r *Run) watch(ctx, lazy context.Context, client *http.Client, s *server, w
 		r.fail(err)
 		return
 	}
+	if w.Gzip {
+		req.Header.Set("Accept-Encoding", "gzip")
+	}
 	late := time.AfterFunc(headerPatience, cancel)
 	resp, err := client.Do(req)
 	late.Stop()
@@ -102,7 +105,12 @@ func (r *Run) watch(ctx, lazy context.Context, client *http.Client, s *server, w
 		r.refusals.note(fmt.Sprintf("WATCH %d", w.Status), body)
 		return
 	}
-	events := newStream(f, w.Scope.Resource, resp.Body)
+	answer, err := plain(resp)
+	if err != nil {
+		w.End = "inflate: " + err.Error()
+		return
+	}
+	events := newStream(f, w.Scope.Resource, answer)
 	for {
 		h.pause(lazy, len(w.Events))
 		e, err := events.next()

@@ -33,6 +33,7 @@ const (
 
 	Linearizable Rule = "linearizable" // reads and writes of one object have no order
 	Unasked      Rule = "unasked"      // etcd has a change that nobody asked for
+	Differs      Rule = "differs"      // two answers that have to be equal are not
 )
 
 // Violation is a lie that was found.
@@ -72,26 +73,6 @@ func Write(t *history.Truth, w history.Write) []Violation {
 		f.add(Type, "revision %d is a deletion: %t", w.Revision, changes[0].Next == nil)
 	case !w.Deleted && !changes[0].Next.Agree(w.Digests):
 		f.add(Content, "revision %d has another content", w.Revision)
-	}
-	return f.list
-}
-
-// Read checks that what was read is a state that existed, and was not known to be old if the read is consistent. The truth
-// must have reached its revision, and Known. That an object was not there is judged by Objects.
-func Read(t *history.Truth, r *history.Read) []Violation {
-	f := findings{what: fmt.Sprintf("read %d (%s, %s) of %v at %s", r.ID, r.Mode, r.Format, r.Key, r.Server)}
-	if r.Found {
-		switch s := t.At(r.Key, r.Revision); {
-		case s == nil || s.Revision != r.Revision || s.UID != r.UID || s.Op != r.Op:
-			f.add(State, "revision %d, mark %s, uid %s has never been", r.Revision, r.Op, r.UID)
-		case !r.Agree(s.Digests):
-			f.add(Content, "revision %d has another content", r.Revision)
-		}
-	}
-	if r.Found && r.Mode == history.Consistent {
-		if later := t.ChangesOf(r.Key, r.Revision); len(later) > 0 && later[0].Revision <= r.Known {
-			f.add(Stale, "revision %d, and revision %d was known before", r.Revision, later[0].Revision)
-		}
 	}
 	return f.list
 }

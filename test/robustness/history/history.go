@@ -201,6 +201,7 @@ type Watch struct {
 	Format  string    `json:"format"`
 	Scope   Scope     `json:"scope"`
 	Start   Start     `json:"start"`
+	Gzip    bool      `json:"gzip,omitempty"` // was asked for
 	From    int64     `json:"from,omitempty"`
 	Resumes int64     `json:"resumes,omitempty"` // the ID of the watch that it goes on from
 	Opened  time.Time `json:"opened"`
@@ -271,6 +272,13 @@ type List struct {
 	// Revisions are those that the pages name.
 	Revisions []int64 `json:"revisions,omitempty"`
 	Items     []Item  `json:"items,omitempty"`
+}
+
+// Twins are watches of one scope that were open at the same time, at all servers and in all formats, and a list that was made
+// before. Those that begin at a revision begin at the list's; others have initial events.
+type Twins struct {
+	List    *List    `json:"list"`
+	Watches []*Watch `json:"watches"`
 }
 
 // Fault is something that was done to the servers.
