@@ -75,12 +75,13 @@ type counts struct {
 	gone, notAnswered, herds           atomic.Int64
 	lists, listsRefused, reads, faults atomic.Int64
 	compared                           atomic.Int64
+	informers, informed, detected      atomic.Int64
 }
 
 func (c *counts) String() string {
-	return fmt.Sprintf("%d writes acknowledged, %d refused, %d not answered; %d watches (%d resumed, %d ended with 410, %d not answered), %d events, %d bookmarks, %d herds; %d lists, %d refused; %d reads of one object; %d events and objects of twins compared; %d faults",
+	return fmt.Sprintf("%d writes acknowledged, %d refused, %d not answered; %d watches (%d resumed, %d ended with 410, %d not answered), %d events, %d bookmarks, %d herds; %d lists, %d refused; %d reads of one object; %d events and objects of twins compared; %d informers, %d events, %d comparisons of their own; %d faults",
 		c.acknowledged.Load(), c.refused.Load(), c.unanswered.Load(), c.watches.Load(), c.resumed.Load(), c.gone.Load(), c.notAnswered.Load(),
-		c.events.Load(), c.bookmark.Load(), c.herds.Load(), c.lists.Load(), c.listsRefused.Load(), c.reads.Load(), c.compared.Load(), c.faults.Load())
+		c.events.Load(), c.bookmark.Load(), c.herds.Load(), c.lists.Load(), c.listsRefused.Load(), c.reads.Load(), c.compared.Load(), c.informers.Load(), c.informed.Load(), c.detected.Load(), c.faults.Load())
 }
 
 // refusals counts answers other than 200 by their kind, with the first of each.

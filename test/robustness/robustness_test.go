@@ -5,6 +5,7 @@ package robustness
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -16,7 +17,16 @@ import (
 	"github.com/weir-project/weir/test/servers"
 )
 
-func TestMain(m *testing.M) { servers.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asInformers) == "" {
+		servers.Main(m)
+	}
+	if err := InformerChild(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
 
 // The environment says what is not to be as in the short run.
 const (

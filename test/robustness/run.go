@@ -44,6 +44,8 @@ type Run struct {
 
 	pending []history.Write // acknowledged without a revision
 	objects *check.Objects
+
+	informers []*informing
 }
 
 // Do puts the load on, with the faults, for the run's duration, and then checks that all agree. An error is a violation, or
@@ -73,7 +75,7 @@ func (r *Run) Do(ctx context.Context) error {
 	r.begin, r.began = r.truth.Head(), time.Now()
 
 	r.load(ctx)
-	if err := r.agree(ctx); err != nil {
+	if err := errors.Join(r.agree(ctx), r.informersAgree(ctx)); err != nil {
 		r.fail(err)
 	}
 	return r.verdict()

@@ -64,18 +64,21 @@ func Open(ctx context.Context, room *rig.Room, program rig.Program, c Config) (*
 			return r, err
 		}
 	}
-	r.record, err = newRecord(filepath.Join(room.Dir(), "history.jsonl"))
-	return r, err
+	if r.record, err = newRecord(filepath.Join(room.Dir(), "history.jsonl")); err != nil {
+		return r, err
+	}
+	return r, r.inform(room)
 }
 
 // Close lets go of what Open took, but for the room and its servers.
 func (r *Run) Close() error {
+	stopped := r.stopInformers()
 	for _, s := range r.servers {
 		if s.link != nil {
 			s.link.Close()
 		}
 	}
-	err := r.etcd.Close()
+	err := errors.Join(stopped, r.etcd.Close())
 	if r.record != nil {
 		err = errors.Join(err, r.record.close())
 	}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -30,7 +31,7 @@ func (r *Run) twins(ctx context.Context) {
 	for ctx.Err() == nil {
 		begun := time.Now()
 		at, back, seconds := rnd.IntN(weirs), r.config.ago(rnd)/2, 3+rnd.IntN(4)
-		t := &history.Twins{List: &history.List{Scope: anyScope(rnd), Format: string(pick(rnd, formats)), Mode: history.Consistent}}
+		t := &history.Twins{List: &history.List{Scope: twinScope(rnd), Format: string(pick(rnd, formats)), Mode: history.Consistent}}
 		if rnd.IntN(2) == 0 {
 			t.List.Mode, t.List.Asked = history.Exact, max(r.truth.RevisionAt(begun.Add(-back)), r.begin)
 		}
@@ -62,6 +63,21 @@ func (r *Run) twins(ctx context.Context) {
 		all.Wait()
 		r.judgeTwins(t)
 		wait(ctx, twinsEvery-time.Since(begun))
+	}
+}
+
+// twinScope is wide in most cases, so that there is something to compare.
+func twinScope(r *rand.Rand) history.Scope {
+	k := anyKey(r)
+	switch r.IntN(5) {
+	case 0:
+		return history.Scope{Resource: k.Resource}
+	case 1:
+		return history.Scope{Resource: k.Resource, LabelKey: side, LabelValue: pick(r, sides)}
+	case 2:
+		return history.Scope{Resource: k.Resource, Namespace: k.Namespace}
+	default:
+		return anyScope(r)
 	}
 }
 

@@ -33,6 +33,7 @@ const (
 
 	Linearizable Rule = "linearizable" // reads and writes of one object have no order
 	Unasked      Rule = "unasked"      // etcd has a change that nobody asked for
+	Died         Rule = "died"         // a process ended by itself, or has panicked
 	Differs      Rule = "differs"      // two answers that have to be equal are not
 )
 
