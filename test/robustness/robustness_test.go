@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,7 +105,7 @@ func TestRobustness(t *testing.T) {
 	room := servers.RoomIn(t, dir)
 	ctx, cancel := context.WithTimeout(t.Context(), c.Duration+5*time.Minute)
 	defer cancel()
-	run, err := Open(ctx, room, servers.ShortHistory(servers.Program(servers.Weir), c.History), c)
+	run, err := Open(ctx, room, servers.Checked(servers.ShortHistory(servers.Program(servers.Weir), c.History), checkEvery), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,5 +116,18 @@ func TestRobustness(t *testing.T) {
 	}
 	if err := run.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A server's complaint is found in its log, with what it says about it.
+func TestComplaints(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	said := "I1125 all is well\nE1125 checker.go:96] \"Cache consistency check failed\" resource=\"pods\"\npanic: Cache\n\ngoroutine 1\nmain\n"
+	if err := os.WriteFile(log, []byte(said), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, err := complaints(log)
+	if err != nil || len(found) != 2 || !strings.Contains(found[1], "goroutine 1") {
+		t.Errorf("found %q, %v", found, err)
 	}
 }

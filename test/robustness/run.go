@@ -75,7 +75,7 @@ func (r *Run) Do(ctx context.Context) error {
 	r.begin, r.began = r.truth.Head(), time.Now()
 
 	r.load(ctx)
-	if err := errors.Join(r.agree(ctx), r.informersAgree(ctx)); err != nil {
+	if err := errors.Join(r.agree(ctx), r.informersAgree(ctx), r.processes(ctx)); err != nil {
 		r.fail(err)
 	}
 	return r.verdict()
