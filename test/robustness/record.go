@@ -73,15 +73,17 @@ type counts struct {
 	acknowledged, refused, unanswered  atomic.Int64
 	watches, resumed, events, bookmark atomic.Int64
 	gone, notAnswered, herds           atomic.Int64
-	lists, listsRefused, reads, faults atomic.Int64
+	lists, listsRefused, faults        atomic.Int64
+	reads, wentOn, definitions         atomic.Int64
 	compared                           atomic.Int64
 	informers, informed, detected      atomic.Int64
 }
 
 func (c *counts) String() string {
-	return fmt.Sprintf("%d writes acknowledged, %d refused, %d not answered; %d watches (%d resumed, %d ended with 410, %d not answered), %d events, %d bookmarks, %d herds; %d lists, %d refused; %d reads of one object; %d events and objects of twins compared; %d informers, %d events, %d comparisons of their own; %d faults",
+	return fmt.Sprintf("%d writes acknowledged, %d refused, %d not answered; %d watches (%d resumed, %d ended with 410, %d not answered), %d events, %d bookmarks, %d herds; %d lists, %d refused, %d went on after 410; %d reads; %d definitions; %d events and objects of twins compared; %d informers, %d events, %d comparisons of their own; %d faults",
 		c.acknowledged.Load(), c.refused.Load(), c.unanswered.Load(), c.watches.Load(), c.resumed.Load(), c.gone.Load(), c.notAnswered.Load(),
-		c.events.Load(), c.bookmark.Load(), c.herds.Load(), c.lists.Load(), c.listsRefused.Load(), c.reads.Load(), c.compared.Load(), c.informers.Load(), c.informed.Load(), c.detected.Load(), c.faults.Load())
+		c.events.Load(), c.bookmark.Load(), c.herds.Load(), c.lists.Load(), c.listsRefused.Load(), c.wentOn.Load(),
+		c.reads.Load(), c.definitions.Load(), c.compared.Load(), c.informers.Load(), c.informed.Load(), c.detected.Load(), c.faults.Load())
 }
 
 // refusals counts answers other than 200 by their kind, with the first of each.
@@ -138,6 +140,13 @@ func (f *found) add(list []check.Violation) {
 		f.first = time.Now()
 	}
 	f.violations = append(f.violations, list[:min(len(list), maxOfRecord, maxKept-len(f.violations))]...)
+}
+
+// any tells whether there is anything.
+func (f *found) any() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.records > 0
 }
 
 // fail notes that the run itself cannot go on as it should, or that an answer makes no sense.

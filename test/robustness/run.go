@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,13 +39,11 @@ type Run struct {
 	refusals refusals
 	found    found
 
-	acts chan line // all writes, whatever became of them, and reads of single objects
+	acks  chan history.Write // all writes, whatever became of them
+	reads chan *history.Read
+	clock clock
 
-	// What follows is the clerk's until it has ended.
-
-	pending []history.Write // acknowledged without a revision
-	objects *check.Objects
-
+	objects   *check.Objects
 	informers []*informing
 }
 
@@ -86,13 +85,14 @@ func (r *Run) makeNamespaces(ctx context.Context) error {
 	for i := range namespaces {
 		w := &writer{run: r, clients: r.direct()}
 		body := map[string]any{"metadata": metadata{Name: namespace(i)}}
+		made := history.Write{Verb: http.MethodPost, Key: history.Key{Resource: "namespaces", Name: namespace(i)}}
 		refused, unanswered := r.stats.refused.Load(), r.stats.unanswered.Load()
-		w.send(ctx, 0, http.MethodPost, "/api/v1/namespaces", "application/json", history.Key{Resource: "namespaces", Name: namespace(i)}, body)
+		w.send(ctx, 0, operation{http.MethodPost, "/api/v1/namespaces", plainJSON, body, made})
 		if r.stats.refused.Load() != refused || r.stats.unanswered.Load() != unanswered {
 			failures = append(failures, fmt.Errorf("make namespace %s: %s", namespace(i), r.refusals.String()))
 		}
 	}
-	return errors.Join(failures...)
+	return errors.Join(append(failures, r.define(ctx))...)
 }
 
 // load runs all that acts, and returns when all of it has ended and is judged.
@@ -101,7 +101,7 @@ func (r *Run) load(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, r.config.Duration)
 	defer cancel()
 	var clerk, acts, reads sync.WaitGroup
-	clerk.Go(func() { r.judgeActs(whole) })
+	clerk.Go(func() { r.judgeWrites(whole) })
 	for i := range writers {
 		w := &writer{run: r, id: i, rand: r.config.rand(streamWriters + uint64(i)), clients: r.direct()}
 		acts.Go(func() { w.write(ctx) })
@@ -109,14 +109,20 @@ func (r *Run) load(ctx context.Context) {
 	for i := range sharers {
 		acts.Go(func() { r.share(ctx, i) })
 	}
+	acts.Go(func() { r.twins(ctx) })
 	acts.Go(func() { r.faults(ctx, r.began) })
 	acts.Go(func() { r.herds(ctx) })
 	acts.Go(func() { r.storms(ctx) })
 	acts.Go(func() { r.lists(ctx) })
-	acts.Go(func() { r.twins(ctx) })
+	acts.Go(func() { r.redefines(ctx) })
+	acts.Go(func() { r.trims(ctx) })
+	for i := range getters {
+		acts.Go(func() { r.gets(ctx, r.config.rand(streamGetters+uint64(i))) })
+	}
+	clerk.Go(func() { r.judgeReads(whole) })
 	reading, stopReading := context.WithCancel(whole)
 	defer stopReading()
-	for i := range sessions {
+	for i := range r.config.scaled(sessions) {
 		s := r.session(i)
 		reads.Go(func() {
 			defer closeAll([][]*http.Client{s.clients})
@@ -124,16 +130,10 @@ func (r *Run) load(ctx context.Context) {
 		})
 	}
 	acts.Wait() // nothing is written any more, all is healed
-	close(r.acts)
+	close(r.acks)
+	close(r.reads)
 	clerk.Wait()
-	if head, err := r.etcd.Get(whole, "robustness-head", clientv3.WithCountOnly()); err != nil {
-		r.fail(fmt.Errorf("read etcd's revision: %w", err))
-	} else {
-		r.reach(whole, head.Header.Revision)
-	}
-	for _, w := range r.pending {
-		r.found.add(check.Write(r.truth, w))
-	}
+	r.reach(whole, r.etcdAfter(whole, time.Now()))
 	if last := (line{Violations: r.objects.End()}); len(last.Violations) > 0 {
 		r.found.add(last.Violations)
 		r.record.write(last)
@@ -210,38 +210,27 @@ func (r *Run) wrote(w history.Write) {
 	default:
 		r.stats.unanswered.Add(1)
 	}
-	for known := r.known.Load(); w.Revision > known && !r.known.CompareAndSwap(known, w.Revision); known = r.known.Load() {
-	}
-	if w.Key.Resource != pods && w.Key.Resource != configMaps {
+	r.told(w.Revision)
+	if !slices.Contains(resources, w.Key.Resource) {
 		return
 	}
-	r.acts <- line{Write: &w}
+	r.acks <- w
 }
 
-// judgeRead takes the record of a read of one object.
-func (r *Run) judgeRead(read *history.Read) {
-	r.stats.reads.Add(1)
-	r.acts <- line{Read: read}
-}
-
-// judgeActs is the clerk: it judges writes, and reads of single objects, until there are no more.
-func (r *Run) judgeActs(ctx context.Context) {
-	for l := range r.acts {
-		switch w := l.Write; {
-		case l.Read != nil:
-			if r.reach(ctx, max(l.Read.Revision, l.Read.Known)) {
-				l.Violations = append(check.Read(r.truth, l.Read), r.objects.Read(*l.Read)...)
-			}
-		case !r.reach(ctx, w.Revision):
-		default:
-			if w.Outcome == history.Acknowledged && w.Revision > 0 {
-				l.Violations = check.Write(r.truth, *w)
-			} else if w.Outcome == history.Acknowledged {
-				r.pending = append(r.pending, *w)
-			}
-			l.Violations = append(l.Violations, r.objects.Write(*w)...)
+// judgeWrites judges writes until there are no more.
+func (r *Run) judgeWrites(ctx context.Context) {
+	for w := range r.acks {
+		l := line{Write: &w}
+		if w.Outcome == history.Acknowledged && w.Revision == 0 {
+			w.Reached = r.etcdAfter(ctx, w.At)
 		}
-		r.found.add(l.Violations)
+		if r.reach(ctx, max(w.Revision, w.Reached)) {
+			if w.Outcome == history.Acknowledged {
+				l.Violations = check.Write(r.truth, w)
+			}
+			l.Violations = append(l.Violations, r.objects.Write(w)...)
+			r.found.add(l.Violations)
+		}
 		r.record.write(l)
 	}
 }
@@ -293,7 +282,7 @@ func (r *Run) judgeWatch(w *history.Watch) {
 func (r *Run) judgeList(l *history.List) {
 	r.stats.lists.Add(1)
 	out := line{List: l}
-	latest := l.Known
+	latest := max(l.Known, l.Asked)
 	for _, rev := range l.Revisions {
 		latest = max(latest, rev)
 	}
@@ -315,15 +304,15 @@ func (r *Run) agree(ctx context.Context) error {
 	head := r.truth.Head()
 	r.known.Store(max(r.known.Load(), head))
 	for _, s := range r.servers {
-		for _, resource := range []string{pods, configMaps} {
-			l := &history.List{Scope: history.Scope{Resource: resource}, Format: string(inJSON), Mode: history.Consistent}
+		for _, scope := range everything() {
+			l := &history.List{Scope: scope, Format: string(inJSON), Mode: history.Consistent}
 			if !r.list(ctx, s.rig.HTTP, s, l) {
-				failures = append(failures, fmt.Errorf("the last list of %s at %s was not answered: %s", resource, s.name, r.refusals.String()))
+				failures = append(failures, fmt.Errorf("the last list of %s at %s was not answered: %s", scope, s.name, r.refusals.String()))
 			}
 		}
 	}
-	for _, resource := range []string{pods, configMaps} {
-		resp, err := r.etcd.Get(ctx, registry+resource+"/", clientv3.WithPrefix())
+	for _, resource := range resources {
+		resp, err := r.etcd.Get(ctx, prefix(resource), clientv3.WithPrefix())
 		if err != nil {
 			return fmt.Errorf("read etcd: %w", err)
 		}
@@ -332,7 +321,7 @@ func (r *Run) agree(ctx context.Context) error {
 		}
 		l := &history.List{Scope: history.Scope{Resource: resource}, Server: "etcd", Mode: history.Any, Revisions: []int64{resp.Header.Revision}}
 		for _, kv := range resp.Kvs {
-			o, err := decodeProtobuf(kv.Value)
+			o, err := decode(kv.Value)
 			if err != nil {
 				return fmt.Errorf("%s in etcd: %w", kv.Key, err)
 			}
@@ -372,6 +361,6 @@ func (r *Run) Report() string {
 			cpu += fmt.Sprintf("; %s has used %.0f s of processor time since it was started last, %d MB", s.rig.Name(), u.CPU, u.RSS>>20)
 		}
 	}
-	judged := fmt.Sprintf("; %d reads and writes of single objects put in order, %d parts undecided", r.objects.Judged, r.objects.Undecided)
+	judged := fmt.Sprintf("; %d reads and writes of single objects put in order, %d parts undecided", r.objects.Judged(), r.objects.Undecided())
 	return r.stats.String() + judged + cpu + "\n" + r.refusals.String()
 }

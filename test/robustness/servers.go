@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -33,7 +34,7 @@ type server struct {
 func Open(ctx context.Context, room *rig.Room, program rig.Program, c Config) (*Run, error) {
 	r := &Run{
 		config: c, truth: history.NewTruth(), presence: presence{there: map[history.Key]bool{}},
-		acts: make(chan line, 1000),
+		acks: make(chan history.Write, 1000), reads: make(chan *history.Read, 1000),
 	}
 	r.objects = check.NewObjects(r.truth)
 	r.objects.Pictures = room.Dir()
@@ -45,6 +46,7 @@ func Open(ctx context.Context, room *rig.Room, program rig.Program, c Config) (*
 		return nil, err
 	}
 	program.Etcd = etcd.Endpoints()
+	program.Args = append(slices.Clone(program.Args), arguments...)
 	for i := range weirs {
 		s := &server{name: string(rune('a' + i))}
 		r.servers = append(r.servers, s)

@@ -4,11 +4,7 @@
 package robustness
 
 import (
-	"bufio"
-	"compress/gzip"
 	"context"
-	"errors"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"sync"
@@ -41,12 +37,15 @@ func (r *Run) twins(ctx context.Context) {
 			continue
 		}
 		var servers []int
-		for i, f := range formats {
+		for i, f := range []format{inJSON, inProtobuf, asMetadata, asTable} {
 			for at := range r.servers {
 				w := &history.Watch{Format: string(f), Start: history.AtRevision, From: t.List.Revisions[0]}
 				t.Watches, servers = append(t.Watches, w), append(servers, at)
 				if i%2 == at%2 { // half of the formats at each server
-					w := &history.Watch{Format: string(f), Start: history.WatchList, Gzip: i/2 == zipped}
+					if i/2 == zipped {
+						f += gzipped
+					}
+					w := &history.Watch{Format: string(f), Start: history.WatchList}
 					t.Watches, servers = append(t.Watches, w), append(servers, at)
 				}
 			}
@@ -69,16 +68,17 @@ func (r *Run) twins(ctx context.Context) {
 // twinScope is wide in most cases, so that there is something to compare.
 func twinScope(r *rand.Rand) history.Scope {
 	k := anyKey(r)
+	c := scopeOf(r, k.Resource)
 	switch r.IntN(5) {
 	case 0:
-		return history.Scope{Resource: k.Resource}
 	case 1:
-		return history.Scope{Resource: k.Resource, LabelKey: side, LabelValue: pick(r, sides)}
+		c.LabelKey, c.LabelValue = side, pick(r, sides)
 	case 2:
-		return history.Scope{Resource: k.Resource, Namespace: k.Namespace}
+		c.Namespace = k.Namespace
 	default:
 		return anyScope(r)
 	}
+	return c
 }
 
 func (r *Run) judgeTwins(t *history.Twins) {
@@ -89,41 +89,4 @@ func (r *Run) judgeTwins(t *history.Twins) {
 	}
 	r.found.add(found)
 	r.record.write(line{Twins: t, Violations: found})
-}
-
-// plain is the body of an answer as it was before it was compressed.
-func plain(resp *http.Response) (io.Reader, error) {
-	if resp.Header.Get("Content-Encoding") != "gzip" {
-		return resp.Body, nil
-	}
-	from := bufio.NewReader(resp.Body)
-	z, err := gzip.NewReader(from)
-	if err != nil {
-		return nil, err
-	}
-	z.Multistream(false)
-	return &members{z: z, from: from}, nil
-}
-
-// members reads one gzip member after the other. A reader of all of them waits for the next before it gives the end of one,
-// and a watch ends one whenever it has no more to say.
-type members struct {
-	z     *gzip.Reader
-	from  *bufio.Reader
-	ended bool
-}
-
-func (m *members) Read(p []byte) (int, error) {
-	if m.ended {
-		if err := m.z.Reset(m.from); err != nil {
-			return 0, err // io.EOF between two
-		}
-		m.z.Multistream(false)
-		m.ended = false
-	}
-	n, err := m.z.Read(p)
-	if errors.Is(err, io.EOF) {
-		m.ended, err = true, nil
-	}
-	return n, err
 }

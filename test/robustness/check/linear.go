@@ -18,6 +18,9 @@ import (
 // comes between the steps deletes.
 const graceful = "pods"
 
+// expiring is the resource whose objects etcd deletes by itself, after some time.
+const expiring = "events"
+
 // act is what was asked of one object, and what came of it: porcupine's input and output in one.
 type act struct {
 	verb     string // a method of HTTP, or history.Apply
@@ -163,8 +166,9 @@ func (o object) at(a *act) bool {
 func (o object) delete(a *act) (object, bool) {
 	switch {
 	case !o.there:
-		// Of two that delete a graceful one, both may be told that they did.
-		return o, a.graceful && a.revision == 0 && a.outcome == history.Acknowledged
+		// Of two that delete a graceful one, both may be told that they did. Of a collection's objects, some may be gone.
+		tolerant := a.graceful && a.revision == 0 || a.verb == history.DeleteCollection
+		return o, tolerant && a.outcome == history.Acknowledged
 	case a.uid != "" && o.uid != "" && a.uid != o.uid, a.revision > 0 && a.revision <= o.revision, !o.at(a):
 		return o, false
 	}

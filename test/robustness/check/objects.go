@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -23,10 +24,14 @@ const (
 	// settled is how much later than a moment a record has to have ended, so that all that began before that moment has been
 	// recorded. It is longer than a client waits for any answer.
 	settled = 15 * time.Second
-	// lost is how long a write without an answer can still happen.
-	lost = 2 * time.Minute
-	// enough is the number of acts from which on a part of an object's history is judged by itself.
+	// lost is how long a write without an answer can still happen, after its client has given it up.
+	lost = 30 * time.Second
+	// enough is the number of acts from which on a part of an object's history is judged by itself, and old the age of the
+	// first of them, whatever their number.
 	enough = 300
+	old    = time.Minute
+	// sweep is how often it is looked for old ones.
+	sweep = 5 * time.Second
 	// thinking is how long one part may take to be judged.
 	thinking = time.Minute
 )
@@ -36,26 +41,31 @@ const (
 // truth tells which of the writes without an answer happened, and which deletion a deletion without an answer is; and that
 // all changes are somebody's.
 //
-// A long history is judged in parts, each of which begins with the state that the one before has ended with. It is for one
-// goroutine. The truth must have reached the revision of each write that is given to it.
+// A long history is judged in parts, each of which begins with the state that the one before has ended with. The truth must
+// have reached the revision of each write and read that is given to it, and must know what happened in the last minutes.
+// It is safe for concurrent use.
 type Objects struct {
-	truth *history.Truth
-	of    map[history.Key]*acts
-	// collections are the deletions of collections so far.
-	collections []history.Write
-	latest      time.Time // the end of the latest acknowledged write
-
-	// Pictures, if not empty, is a directory for porcupine's own drawings of what has no order.
+	// Pictures, if not empty, is a directory for porcupine's own drawings of what has no order. It is set before all else.
 	Pictures string
-	// Judged is the number of acts that were judged, Undecided that of parts for which the time was not enough.
-	Judged, Undecided int
+
+	truth *history.Truth
+
+	mu sync.Mutex
+	of map[history.Key]*acts
+	// collections are the deletions of collections that are not long ago.
+	collections []*history.Write
+	// wrote and read are the ends of the latest acknowledged write and of the latest read, swept that of when it was looked
+	// for old ones.
+	wrote, read, swept time.Time
+	judged, undecided  int
 }
 
 // acts are one object's that are not judged yet.
 type acts struct {
 	key      history.Key
 	begin    object
-	upTo     int64 // all changes up to this revision were judged
+	from     time.Time // what began up to this moment was judged
+	upTo     int64     // all changes up to this revision were judged
 	writes   []history.Write
 	reads    []history.Read
 	tryAgain int // the number of acts from which on it is tried again to judge a part
@@ -64,6 +74,20 @@ type acts struct {
 // NewObjects returns one for a truth.
 func NewObjects(t *history.Truth) *Objects {
 	return &Objects{truth: t, of: map[history.Key]*acts{}}
+}
+
+// Judged is the number of acts that were judged.
+func (o *Objects) Judged() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.judged
+}
+
+// Undecided is the number of parts for which the time was not enough.
+func (o *Objects) Undecided() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.undecided
 }
 
 func (o *Objects) acts(k history.Key) *acts {
@@ -77,16 +101,18 @@ func (o *Objects) acts(k history.Key) *acts {
 
 // Write takes a write, and returns what was found when a part of its object's history is complete.
 func (o *Objects) Write(w history.Write) []Violation {
-	if w.Outcome == history.Acknowledged && w.Revision > 0 && w.At.After(o.latest) {
-		o.latest = w.At
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if w.Outcome == history.Acknowledged && w.Revision > 0 && w.At.After(o.wrote) {
+		o.wrote = w.At
 	}
 	if w.Verb == history.DeleteCollection {
-		o.collections = append(o.collections, w)
+		o.collections = append(o.collections, &w)
 		return nil
 	}
 	a := o.acts(w.Key)
 	a.writes = append(a.writes, w)
-	return o.part(a)
+	return append(o.part(a), o.sweep()...)
 }
 
 // Read takes a read. Only consistent ones are judged.
@@ -94,13 +120,57 @@ func (o *Objects) Read(r history.Read) []Violation {
 	if r.Mode != history.Consistent {
 		return nil
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if r.Closed.After(o.read) {
+		o.read = r.Closed
+	}
 	a := o.acts(r.Key)
 	a.reads = append(a.reads, r)
 	return o.part(a)
 }
 
+// complete is a moment such that all acts that began before it have been taken, and all that they changed is in the truth.
+func (o *Objects) complete() time.Time {
+	if o.read.Before(o.wrote) {
+		return o.read.Add(-settled)
+	}
+	return o.wrote.Add(-settled)
+}
+
+// sweep judges parts of those objects that wait for long.
+func (o *Objects) sweep() []Violation {
+	now := o.complete()
+	if now.Sub(o.swept) < sweep {
+		return nil
+	}
+	o.swept = now
+	var found []Violation
+	for _, a := range o.of {
+		if a.oldest().Before(now.Add(-old)) {
+			a.tryAgain = 0
+			found = append(found, o.part(a)...)
+		}
+	}
+	o.collections = slices.DeleteFunc(o.collections, func(w *history.Write) bool { return w.At.Before(now.Add(-10 * time.Minute)) })
+	return found
+}
+
+func (a *acts) oldest() time.Time {
+	first := time.Unix(math.MaxInt32, 0)
+	if len(a.writes) > 0 {
+		first = a.writes[0].Begun
+	}
+	if len(a.reads) > 0 && a.reads[0].Opened.Before(first) {
+		first = a.reads[0].Opened
+	}
+	return first
+}
+
 // End judges what is left, when nothing is written any more and the truth has all of it.
 func (o *Objects) End() []Violation {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	var found []Violation
 	for _, k := range slices.SortedFunc(maps.Keys(o.of), func(a, b history.Key) int { return strings.Compare(a.Path(), b.Path()) }) {
 		found = append(found, o.judge(o.of[k], time.Time{})...)
@@ -115,8 +185,9 @@ func (o *Objects) part(a *acts) []Violation {
 	if len(a.writes)+len(a.reads) < a.tryAgain {
 		return nil
 	}
+	aged := a.tryAgain == 0
 	a.tryAgain += enough / 4
-	before := o.latest.Add(-settled)
+	before := o.complete()
 	ops := o.operations(a, time.Time{}, &findings{})
 	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
 	cut, end := 0, int64(math.MinInt64)
@@ -129,7 +200,7 @@ func (o *Objects) part(a *acts) []Violation {
 		}
 		end = max(end, op.Return)
 	}
-	if cut < enough/2 {
+	if cut == 0 || cut < enough/2 && !aged {
 		return nil
 	}
 	until := time.Unix(0, ops[cut].Call)
@@ -137,7 +208,7 @@ func (o *Objects) part(a *acts) []Violation {
 	a.writes, rest.writes = split(a.writes, until, func(w history.Write) time.Time { return w.Begun })
 	a.reads, rest.reads = split(a.reads, until, func(r history.Read) time.Time { return r.Opened })
 	found := o.judge(a, until)
-	rest.begin, rest.upTo, rest.tryAgain = a.begin, a.upTo, enough
+	rest.begin, rest.upTo, rest.tryAgain, rest.from = a.begin, a.upTo, enough, until.Add(-1)
 	*a = rest
 	return found
 }
@@ -158,7 +229,7 @@ func split[T any](all []T, at time.Time, began func(T) time.Time) (before, behin
 func (o *Objects) judge(a *acts, until time.Time) []Violation {
 	f := findings{what: fmt.Sprintf("reads and writes of %v", a.key)}
 	ops := o.operations(a, until, &f)
-	o.Judged += len(ops)
+	o.judged += len(ops)
 	model := linearizable(a.begin)
 	result, info := porcupine.CheckOperationsVerbose(model, ops, thinking)
 	longest, end := furthest(a.begin, info)
@@ -167,7 +238,7 @@ func (o *Objects) judge(a *acts, until time.Time) []Violation {
 		a.begin = end
 		return f.list
 	case porcupine.Unknown:
-		o.Undecided++
+		o.undecided++
 	case porcupine.Illegal:
 		f.add(Linearizable, "%d acts from %v on have no order: %d of them lead to %v, where this cannot be: %s",
 			len(ops), a.begin, len(longest), end, stuck(ops, longest))
@@ -252,8 +323,17 @@ func (o *Objects) operations(a *acts, until time.Time, f *findings) []porcupine.
 		})
 	}
 	for _, w := range o.collections {
-		if w.Key.Resource == a.key.Resource && w.Key.Namespace == a.key.Namespace && w.Outcome != history.Refused {
-			authors.deletions = append(authors.deletions, &w)
+		if w.Key.Resource != a.key.Resource || w.Key.Namespace != a.key.Namespace || !until.IsZero() && !w.Begun.Before(until) {
+			continue
+		}
+		i := slices.IndexFunc(w.Collected, func(c history.Collected) bool { return c.Key == a.key })
+		if w.Outcome == history.Acknowledged && i < 0 {
+			continue
+		}
+		authors.deletions = append(authors.deletions, w)
+		if i >= 0 && w.Begun.After(a.from) {
+			authors.uids[w.Collected[i].UID] = true
+			add(w.Begun, w.At, &act{verb: w.Verb, server: w.Server, outcome: w.Outcome, deleted: true})
 		}
 	}
 	upTo := a.upTo
@@ -267,13 +347,16 @@ func (o *Objects) operations(a *acts, until time.Time, f *findings) []porcupine.
 			continue
 		}
 		w, begun := authors.find(c)
+		if w == nil && c.Next == nil && a.key.Resource == expiring {
+			w, begun = &history.Write{Verb: "expiry", Server: "etcd"}, c.At.Add(-settled)
+		}
 		if w == nil {
 			f.add(Unasked, "nobody has asked for what happened at revision %d: %s", c.Revision, changed(c))
 			continue
 		}
 		act := &act{verb: w.Verb, server: w.Server, outcome: history.Acknowledged, sent: w.Sent, base: w.Base, revision: c.Revision}
 		if c.Next == nil {
-			act.verb, act.deleted, act.uid = http.MethodDelete, true, c.Prev.UID
+			act.deleted, act.uid = true, c.Prev.UID
 		} else {
 			act.uid, act.op, act.Digests = c.Next.UID, c.Next.Op, c.Next.Digests
 		}
@@ -285,7 +368,7 @@ func (o *Objects) operations(a *acts, until time.Time, f *findings) []porcupine.
 	}
 	// What has not happened yet may still. In the end it has not happened.
 	for _, w := range authors.open {
-		if w.Begun.After(o.latest.Add(-lost)) {
+		if w.At.After(o.wrote.Add(-lost)) {
 			add(w.Begun, time.Time{}, &act{verb: w.Verb, server: w.Server, outcome: w.Outcome, sent: w.Sent, base: w.Base, deleted: w.Verb == http.MethodDelete})
 		}
 	}

@@ -9,22 +9,32 @@ import (
 	"github.com/weir-project/weir/test/robustness/history"
 )
 
-// Read checks that what was read is a state that existed, and was not known to be old if the read is consistent. The truth
-// must have reached its revision, and Known. That an object was not there is judged by Objects.
+// Read checks that a read of one object gave a state that it had, and none that was over before what was known, or asked for.
+// The truth must have reached Reached and the revision that was read.
 func Read(t *history.Truth, r *history.Read) []Violation {
 	f := findings{what: fmt.Sprintf("read %d (%s, %s) of %v at %s", r.ID, r.Mode, r.Format, r.Key, r.Server)}
-	if r.Found {
-		switch s := t.At(r.Key, r.Revision); {
-		case s == nil || s.Revision != r.Revision || s.UID != r.UID || s.Op != r.Op:
-			f.add(State, "revision %d, mark %s, uid %s has never been", r.Revision, r.Op, r.UID)
-		case !r.Agree(s.Digests):
-			f.add(Content, "revision %d has another content", r.Revision)
-		}
+	since := t.Floor()
+	switch r.Mode {
+	case history.Consistent:
+		since = r.Known
+	case history.NotOlderThan:
+		since = r.Asked
 	}
-	if r.Found && r.Mode == history.Consistent {
-		if later := t.ChangesOf(r.Key, r.Revision); len(later) > 0 && later[0].Revision <= r.Known {
-			f.add(Stale, "revision %d, and revision %d was known before", r.Revision, later[0].Revision)
+	if !r.Found {
+		if !t.Absent(r.Key, since, r.Reached) {
+			f.add(Stale, "not found, and it was there from revision %d to revision %d", since, r.Reached)
 		}
+		return f.list
+	}
+	s := t.At(r.Key, r.Revision)
+	switch {
+	case s == nil || s.Revision != r.Revision:
+		f.add(Foreign, "it never had revision %d", r.Revision)
+	case s.UID != r.UID || s.Op != r.Op || !s.Agree(r.Digests):
+		f.add(Content, "revision %d has another content", r.Revision)
+	}
+	if next, more := t.Next(r.Key, r.Revision); more && next.Revision <= since {
+		f.add(Stale, "revision %d, which was over at revision %d, and revision %d was known or asked for", r.Revision, next.Revision, since)
 	}
 	return f.list
 }

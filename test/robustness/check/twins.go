@@ -103,13 +103,7 @@ func (f *findings) differ(a, b *history.Watch, to int64, one, other string) {
 	f.add(Differs, "up to revision %d, which both have reached, watch %d (%s) has %s where watch %d (%s) has %s", to, a.ID, form(a), one, b.ID, form(b), other)
 }
 
-func form(w *history.Watch) string {
-	zipped := ""
-	if w.Gzip {
-		zipped = ", gzip"
-	}
-	return fmt.Sprintf("%s, %s%s, at %s", w.Start, w.Format, zipped, w.Server)
-}
+func form(w *history.Watch) string { return fmt.Sprintf("%s, %s, at %s", w.Start, w.Format, w.Server) }
 
 // held is what a reader has after a list or initial events, and what came then.
 type held map[history.Key]history.Event

@@ -15,7 +15,7 @@ import (
 
 // Key names an object.
 type Key struct {
-	Resource  string `json:"resource"` // "pods" or "configmaps"
+	Resource  string `json:"resource"` // such as "pods"
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 }
@@ -60,29 +60,11 @@ type State struct {
 	UID      string            `json:"uid"`
 	Labels   map[string]string `json:"labels,omitempty"`
 	Node     string            `json:"node,omitempty"`
+	// Fields are those that can be selected by beside the node, by their names in a selector.
+	Fields map[string]string `json:"fields,omitempty"`
 	// Op is the mark of the write that made it.
 	Op string `json:"op,omitempty"`
 	Digests
-}
-
-// Scope is what a list or a watch selects. Empty parts select all.
-type Scope struct {
-	Resource  string `json:"resource"`
-	Namespace string `json:"namespace,omitempty"`
-	Name      string `json:"name,omitempty"`
-	Node      string `json:"node,omitempty"`
-	// LabelKey and LabelValue select by one label.
-	LabelKey   string `json:"labelKey,omitempty"`
-	LabelValue string `json:"labelValue,omitempty"`
-}
-
-// Selects tells whether an object is selected. There is none if s is nil.
-func (c Scope) Selects(k Key, s *State) bool {
-	return s != nil && c.hasKey(k) && (c.Node == "" || c.Node == s.Node) && (c.LabelKey == "" || s.Labels[c.LabelKey] == c.LabelValue)
-}
-
-func (c Scope) hasKey(k Key) bool {
-	return c.Resource == k.Resource && (c.Namespace == "" || c.Namespace == k.Namespace) && (c.Name == "" || c.Name == k.Name)
 }
 
 // Outcome is what a client knows of its write.
@@ -128,24 +110,41 @@ type Write struct {
 	Deleted  bool  `json:"deleted,omitempty"`
 	// Op is the mark that the object had in the answer.
 	Op string `json:"op,omitempty"`
-	// LabelKey and LabelValue are what DeleteCollection selects by.
-	LabelKey   string `json:"labelKey,omitempty"`
-	LabelValue string `json:"labelValue,omitempty"`
+	// LabelKey and LabelValue are what DeleteCollection selects by, and Collected what its answer says was deleted.
+	LabelKey   string      `json:"labelKey,omitempty"`
+	LabelValue string      `json:"labelValue,omitempty"`
+	Collected  []Collected `json:"collected,omitempty"`
+	// Known is the latest revision that somebody had been told of before this was sent. Reached, where Revision is 0, is one that
+	// etcd had after the answer: what was written is not later.
+	Known   int64 `json:"known,omitempty"`
+	Reached int64 `json:"reached,omitempty"`
 	Digests
 }
 
-// Read is a read of one object that was answered, with the object or with 404. The mode is Consistent or Any.
+// Collected is an object that a DeleteCollection has deleted.
+type Collected struct {
+	Key Key    `json:"key"`
+	UID string `json:"uid"`
+}
+
+// Read is a read of one object that was answered, with the object or with the word that there is none. The mode is
+// Consistent, Any or NotOlderThan.
 type Read struct {
-	ID     int64     `json:"id"`
-	Server string    `json:"server"`
-	Key    Key       `json:"key"`
-	Format string    `json:"format"`
-	Mode   Mode      `json:"mode"`
-	Opened time.Time `json:"opened"` // before it was sent
-	Closed time.Time `json:"closed"` // when all of the answer had come
+	ID     int64  `json:"id"`
+	Server string `json:"server"`
+	Key    Key    `json:"key"`
+	// Version is the one that a custom resource is asked for in, empty for other resources.
+	Version string    `json:"version,omitempty"`
+	Format  string    `json:"format"`
+	Mode    Mode      `json:"mode"`
+	Asked   int64     `json:"asked,omitempty"` // the revision of NotOlderThan
+	Opened  time.Time `json:"opened"`          // before it was sent
+	Closed  time.Time `json:"closed"`          // when all of the answer had come
 	// Known is the latest revision that somebody had been told of before this was asked for.
 	Known int64 `json:"known"`
-	Found bool  `json:"found"`
+	// Reached is a revision that etcd had after the answer.
+	Reached int64 `json:"reached,omitempty"`
+	Found   bool  `json:"found"`
 
 	// What follows is the object's, if it was found.
 
@@ -201,7 +200,6 @@ type Watch struct {
 	Format  string    `json:"format"`
 	Scope   Scope     `json:"scope"`
 	Start   Start     `json:"start"`
-	Gzip    bool      `json:"gzip,omitempty"` // was asked for
 	From    int64     `json:"from,omitempty"`
 	Resumes int64     `json:"resumes,omitempty"` // the ID of the watch that it goes on from
 	Opened  time.Time `json:"opened"`
@@ -245,6 +243,8 @@ const (
 	Consistent Mode = "consistent" // no resourceVersion
 	Any        Mode = "any"        // resourceVersion 0
 	Exact      Mode = "exact"      // resourceVersionMatch Exact
+	// Unmatched has a resourceVersion and no match: that is Exact with a limit and NotOlderThan without.
+	Unmatched Mode = "unmatched"
 	// NotOlderThan is of any state that is not older than what is asked for.
 	NotOlderThan Mode = "notOlderThan"
 )
@@ -265,13 +265,24 @@ type List struct {
 	Mode   Mode      `json:"mode"`
 	Opened time.Time `json:"opened"`
 	Limit  int       `json:"limit,omitempty"`
-	// Asked is the revision of Exact and of NotOlderThan.
+	// Asked is the revision of Exact, NotOlderThan and Unmatched.
 	Asked int64 `json:"asked,omitempty"`
 	// Known is the latest revision that somebody had been told of before this was asked for.
 	Known int64 `json:"known"`
 	// Revisions are those that the pages name.
 	Revisions []int64 `json:"revisions,omitempty"`
 	Items     []Item  `json:"items,omitempty"`
+	// Breaks are where it went on at another state, with the token that a 410 came with.
+	Breaks []Break `json:"breaks,omitempty"`
+	// Partial says that it was not read to its end.
+	Partial bool `json:"partial,omitempty"`
+}
+
+// Break is how much of a list came before it went on at another state.
+type Break struct {
+	Pages int   `json:"pages"`
+	Items int   `json:"items"`
+	Known int64 `json:"known"` // as List.Known, when it went on
 }
 
 // Twins are watches of one scope that were open at the same time, at all servers and in all formats, and a list that was made
