@@ -36,6 +36,7 @@ const (
 	historyEnv  = "WEIR_HISTORY"  // how long events are kept, such as 75s
 	membersEnv  = "WEIR_MEMBERS"  // of etcd
 	herdEnv     = "WEIR_HERD"     // watches in each herd
+	writesEnv   = "WEIR_WRITES"   // a second
 )
 
 func fromEnv[T any](t *testing.T, name string, otherwise T, parse func(string) (T, error)) T {
@@ -61,6 +62,7 @@ func config(t *testing.T) Config {
 		History:  fromEnv(t, historyEnv, 18*time.Second, time.ParseDuration),
 		Members:  fromEnv(t, membersEnv, 1, strconv.Atoi),
 		Herd:     fromEnv(t, herdEnv, 240, strconv.Atoi),
+		Writes:   fromEnv(t, writesEnv, fullWrites, strconv.Atoi),
 	}
 }
 

@@ -114,8 +114,10 @@ func List(t *history.Truth, l *history.List) []Violation {
 		f.add(Revision, "no page names a revision")
 		return f.list
 	}
+	// One object by its name is no page: a limit does not make it exact.
+	legacy := l.Mode == history.Unmatched && l.Limit > 0 && l.Scope.Name == ""
 	switch rev := l.Revisions[0]; {
-	case (l.Mode == history.Exact || l.Mode == history.Unmatched && l.Limit > 0) && rev != l.Asked:
+	case (l.Mode == history.Exact || legacy) && rev != l.Asked:
 		f.add(Revision, "asked for revision %d, it names %d", l.Asked, rev)
 	case (l.Mode == history.NotOlderThan || l.Mode == history.Unmatched) && rev < l.Asked:
 		f.add(Stale, "asked for what is not older than revision %d, it names %d", l.Asked, rev)

@@ -160,10 +160,14 @@ func TestLiesOfRevisionsAskedFor(t *testing.T) {
 		}
 		return l
 	}
+	single := list(history.Unmatched, 9, 1)
+	single.Scope.Name = "one"
+	single.Items = slices.DeleteFunc(single.Items, func(i history.Item) bool { return i.Key != one })
 	for _, c := range []struct {
 		list *history.List
 		want []Rule
 	}{
+		{single, nil},
 		{list(history.NotOlderThan, 8, 0), nil},
 		{list(history.NotOlderThan, 12, 1), nil},
 		{list(history.NotOlderThan, 7, 0), []Rule{Stale}},

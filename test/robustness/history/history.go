@@ -243,7 +243,8 @@ const (
 	Consistent Mode = "consistent" // no resourceVersion
 	Any        Mode = "any"        // resourceVersion 0
 	Exact      Mode = "exact"      // resourceVersionMatch Exact
-	// Unmatched has a resourceVersion and no match: that is Exact with a limit and NotOlderThan without.
+	// Unmatched has a resourceVersion and no match: that is Exact with a limit, unless one object is listed by its name, and
+	// NotOlderThan without.
 	Unmatched Mode = "unmatched"
 	// NotOlderThan is of any state that is not older than what is asked for.
 	NotOlderThan Mode = "notOlderThan"
