@@ -306,7 +306,14 @@ func (r *Run) agree(ctx context.Context) error {
 	for _, s := range r.servers {
 		for _, scope := range everything() {
 			l := &history.List{Scope: scope, Format: string(inJSON), Mode: history.Consistent}
-			if !r.list(ctx, s.rig.HTTP, s, l) {
+			// A server that was started again serves a custom resource some time after it is ready.
+			patience, done := context.WithTimeout(ctx, duePatience)
+			answered := r.list(ctx, s.rig.HTTP, s, l)
+			for ; !answered && patience.Err() == nil; answered = r.list(ctx, s.rig.HTTP, s, l) {
+				wait(patience, retry)
+				l.Revisions, l.Items = nil, nil
+			}
+			if done(); !answered {
 				failures = append(failures, fmt.Errorf("the last list of %s at %s was not answered: %s", scope, s.name, r.refusals.String()))
 			}
 		}
