@@ -5,18 +5,29 @@ package robustness
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/weir-project/weir/test/servers"
 )
 
-func TestMain(m *testing.M) { servers.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asInformers) == "" {
+		servers.Main(m)
+	}
+	if err := InformerChild(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
 
 // The environment says what is not to be as in the short run.
 const (
@@ -25,6 +36,7 @@ const (
 	historyEnv  = "WEIR_HISTORY"  // how long events are kept, such as 75s
 	membersEnv  = "WEIR_MEMBERS"  // of etcd
 	herdEnv     = "WEIR_HERD"     // watches in each herd
+	writesEnv   = "WEIR_WRITES"   // a second
 )
 
 func fromEnv[T any](t *testing.T, name string, otherwise T, parse func(string) (T, error)) T {
@@ -50,6 +62,7 @@ func config(t *testing.T) Config {
 		History:  fromEnv(t, historyEnv, 18*time.Second, time.ParseDuration),
 		Members:  fromEnv(t, membersEnv, 1, strconv.Atoi),
 		Herd:     fromEnv(t, herdEnv, 240, strconv.Atoi),
+		Writes:   fromEnv(t, writesEnv, fullWrites, strconv.Atoi),
 	}
 }
 
@@ -110,7 +123,7 @@ func TestRobustness(t *testing.T) {
 	room := servers.RoomIn(t, dir)
 	ctx, cancel := context.WithTimeout(t.Context(), c.Duration+5*time.Minute)
 	defer cancel()
-	run, err := Open(ctx, room, servers.ShortHistory(servers.Program(servers.Weir), c.History), c)
+	run, err := Open(ctx, room, servers.Checked(servers.ShortHistory(servers.Program(servers.Weir), c.History), checkEvery), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,5 +134,18 @@ func TestRobustness(t *testing.T) {
 	}
 	if err := run.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A server's complaint is found in its log, with what it says about it.
+func TestComplaints(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	said := "I1125 all is well\nE1125 checker.go:96] \"Cache consistency check failed\" resource=\"pods\"\npanic: Cache\n\ngoroutine 1\nmain\n"
+	if err := os.WriteFile(log, []byte(said), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, err := complaints(log)
+	if err != nil || len(found) != 2 || !strings.Contains(found[1], "goroutine 1") {
+		t.Errorf("found %q, %v", found, err)
 	}
 }

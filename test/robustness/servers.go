@@ -7,11 +7,13 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 
 	"github.com/weir-project/weir/internal/rig"
 	"github.com/weir-project/weir/internal/rig/link"
+	"github.com/weir-project/weir/test/robustness/check"
 	"github.com/weir-project/weir/test/robustness/history"
 )
 
@@ -32,8 +34,10 @@ type server struct {
 func Open(ctx context.Context, room *rig.Room, program rig.Program, c Config) (*Run, error) {
 	r := &Run{
 		config: c, truth: history.NewTruth(), presence: presence{there: map[history.Key]bool{}},
-		acks: make(chan history.Write, 1000),
+		acks: make(chan history.Write, 1000), reads: make(chan *history.Read, 1000),
 	}
+	r.objects = check.NewObjects(r.truth)
+	r.objects.Pictures = room.Dir()
 	etcd, err := room.StartEtcd(ctx, rig.EtcdOptions{Members: c.Members})
 	if err != nil {
 		return nil, err
@@ -42,6 +46,7 @@ func Open(ctx context.Context, room *rig.Room, program rig.Program, c Config) (*
 		return nil, err
 	}
 	program.Etcd = etcd.Endpoints()
+	program.Args = append(slices.Clone(program.Args), arguments...)
 	for i := range weirs {
 		s := &server{name: string(rune('a' + i))}
 		r.servers = append(r.servers, s)
@@ -61,18 +66,21 @@ func Open(ctx context.Context, room *rig.Room, program rig.Program, c Config) (*
 			return r, err
 		}
 	}
-	r.record, err = newRecord(filepath.Join(room.Dir(), "history.jsonl"))
-	return r, err
+	if r.record, err = newRecord(filepath.Join(room.Dir(), "history.jsonl")); err != nil {
+		return r, err
+	}
+	return r, r.inform(room)
 }
 
 // Close lets go of what Open took, but for the room and its servers.
 func (r *Run) Close() error {
+	stopped := r.stopInformers()
 	for _, s := range r.servers {
 		if s.link != nil {
 			s.link.Close()
 		}
 	}
-	err := r.etcd.Close()
+	err := errors.Join(stopped, r.etcd.Close())
 	if r.record != nil {
 		err = errors.Join(err, r.record.close())
 	}
