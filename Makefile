@@ -16,7 +16,7 @@ bench-gate:
 DURATION ?= 10m
 SEED ?=
 HISTORY ?= 75s
-MEMBERS ?= 1
+MEMBERS ?= 3
 
 .PHONY: robustness
 # Writes to and reads from two weirs over one etcd while faults happen, for DURATION, and finds what is lost or wrong. Without

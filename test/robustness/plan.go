@@ -24,7 +24,7 @@ type Config struct {
 	History time.Duration
 	// Herd is the number of watches in each herd.
 	Herd int
-	// Members are etcd's; 0 is 1. There are no faults between them yet.
+	// Members are etcd's; 0 is 1. With one there are no faults between them.
 	Members int
 	// NoFaults leaves the faults out.
 	NoFaults bool
@@ -58,6 +58,7 @@ const (
 	streamLists
 	streamWriters  = 1_000
 	streamSessions = 2_000
+	streamWidgets  = 3_000
 )
 
 func (c Config) rand(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(c.Seed, stream)) }
@@ -110,6 +111,8 @@ func herdScope(r *rand.Rand) history.Scope {
 
 // calm is how long a run goes on before the first herd: longer than events are kept, where it is long enough for that.
 func (c Config) calm() time.Duration { return min(c.history()+2*time.Second, c.Duration/2) }
+
+func (c Config) members() int { return max(c.Members, 1) }
 
 func (c Config) history() time.Duration { return cmp.Or(c.History, 75*time.Second) }
 

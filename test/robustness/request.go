@@ -35,7 +35,7 @@ func smallBuffers(ca []byte) *http.Client {
 
 // path is what a scope is asked for by.
 func path(c history.Scope, q url.Values) string {
-	p := "/api/v1/"
+	p := root(c.Resource)
 	if c.Namespace != "" {
 		p += "namespaces/" + c.Namespace + "/"
 	}

@@ -38,6 +38,12 @@ type Run struct {
 	refusals refusals
 	found    found
 
+	cluster   cluster
+	converter *converter
+	excuses   excuses
+	outcomes  map[faultKind]outcome // of the faults that were made
+	skipped   map[faultKind]string  // why there can be none of a kind here
+
 	acks    chan history.Write
 	pending []history.Write // acknowledged without a revision; the clerk's until it has ended
 }
@@ -64,6 +70,9 @@ func (r *Run) Do(ctx context.Context) error {
 		return err
 	}
 	if err := r.makeNamespaces(ctx); err != nil {
+		return err
+	}
+	if err := r.defineWidgets(ctx); err != nil {
 		return err
 	}
 	r.begin, r.began = r.truth.Head(), time.Now()
@@ -113,6 +122,7 @@ func (r *Run) load(ctx context.Context) {
 			s.live(reading)
 		})
 	}
+	r.convertedLoad(ctx, &acts, &reads, reading)
 	acts.Wait() // nothing is written any more, all is healed
 	close(r.acks)
 	clerk.Wait()
@@ -243,7 +253,7 @@ func (r *Run) judgeWatch(w *history.Watch) {
 	}
 	l := line{Watch: w, Events: len(w.Events)}
 	if r.reach(context.Background(), last) {
-		l.Violations = check.Watch(r.truth, w)
+		l.Violations = r.excuses.allow(w, check.Watch(r.truth, w))
 		r.found.add(l.Violations)
 	}
 	if len(l.Violations) == 0 {
@@ -336,5 +346,5 @@ func (r *Run) Report() string {
 			cpu += fmt.Sprintf("; %s has used %.0f s of processor time since it was started last, %d MB", s.rig.Name(), u.CPU, u.RSS>>20)
 		}
 	}
-	return r.stats.String() + cpu + "\n" + r.refusals.String()
+	return r.stats.String() + cpu + "\n" + r.refusals.String() + r.faultReport()
 }
