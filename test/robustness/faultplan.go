@@ -5,6 +5,7 @@ package robustness
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -100,6 +101,13 @@ func (d *deck) next() faultKind {
 	return k
 }
 
+// wanted are those kinds that there can be and are to be.
+func (c Config) wanted(kinds []faultKind) []faultKind {
+	return slices.DeleteFunc(slices.Clone(kinds), func(k faultKind) bool {
+		return c.members() == 1 && k.needsSeveral() || len(c.Faults) > 0 && !slices.Contains(c.Faults, string(k))
+	})
+}
+
 // faults are the plan's, in their order. One is over before the next. Of those that are seldom one comes when for two and a
 // half times as long as events are kept none has.
 func (c Config) faults() []fault {
@@ -107,13 +115,7 @@ func (c Config) faults() []fault {
 		return nil
 	}
 	r := c.rand(streamFaults)
-	some := deck{rand: r}
-	for _, k := range often {
-		if c.members() > 1 || !k.needsSeveral() {
-			some.kinds = append(some.kinds, k)
-		}
-	}
-	few := deck{rand: r, kinds: seldom}
+	some, few := deck{rand: r, kinds: c.wanted(often)}, deck{rand: r, kinds: c.wanted(seldom)}
 	var plan []fault
 	nextOfFew := time.Duration(r.IntN(12)) * time.Second
 	for at := 4 * time.Second; ; {
@@ -124,11 +126,14 @@ func (c Config) faults() []fault {
 		if at+f.lasts > c.Duration {
 			return plan
 		}
-		if at >= nextOfFew {
+		switch {
+		case len(few.kinds) > 0 && at >= nextOfFew:
 			f.kind = few.next()
 			nextOfFew = at + c.history()*5/2
-		} else {
+		case len(some.kinds) > 0:
 			f.kind = some.next()
+		default:
+			f.kind = faultNone
 		}
 		plan = append(plan, f)
 		at += f.lasts + time.Duration(1500+r.IntN(3000))*time.Millisecond

@@ -36,10 +36,26 @@ func (r *Run) weirProcess(ctx context.Context, f fault, s *server) error {
 		defer s.down.Store(false)
 		s.rig.Kill()
 	}
-	if err := s.rig.Restart(); err != nil {
-		return err
+	return s.restart(whole)
+}
+
+// starts is how often a weir is started that gives up before it is ready: upstream's server does where the first requests of
+// its own take longer than a request may, which on a busy machine they do in a short run, and is to be started again.
+const starts = 3
+
+func (s *server) restart(ctx context.Context) error {
+	var failures []error
+	for range starts {
+		if err := s.rig.Restart(); err != nil {
+			return errors.Join(append(failures, err)...)
+		}
+		err := s.rig.WaitReady(ctx)
+		if err == nil || s.rig.Died() == nil {
+			return err
+		}
+		failures = append(failures, err)
 	}
-	return s.rig.WaitReady(whole)
+	return errors.Join(failures...)
 }
 
 // starve lowers a weir's memory limit below what it uses, until the kernel has killed it. A kernel that does not give a limit

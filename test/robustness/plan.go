@@ -28,6 +28,8 @@ type Config struct {
 	Members int
 	// NoFaults leaves the faults out.
 	NoFaults bool
+	// Faults are the kinds of faults that there are; without any there are all.
+	Faults []string
 }
 
 const (

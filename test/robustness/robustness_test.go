@@ -5,11 +5,13 @@ package robustness
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,6 +26,7 @@ const (
 	durationEnv = "WEIR_DURATION" // of the load, such as 10m
 	historyEnv  = "WEIR_HISTORY"  // how long events are kept, such as 75s
 	membersEnv  = "WEIR_MEMBERS"  // of etcd
+	faultsEnv   = "WEIR_FAULTS"   // the only kinds of them, such as kill,etcd-cut
 )
 
 func fromEnv[T any](t *testing.T, name string, otherwise T, parse func(string) (T, error)) T {
@@ -87,6 +90,16 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+func parseFaults(s string) ([]string, error) {
+	list := strings.Split(s, ",")
+	for _, k := range list {
+		if !slices.Contains(slices.Concat(often, seldom), faultKind(k)) {
+			return nil, fmt.Errorf("there is no fault %q, only %v and %v", k, often, seldom)
+		}
+	}
+	return list, nil
+}
+
 // Two weirs over one etcd are written to and read from while faults happen, and nothing that they say is a lie. The short
 // run has events kept for 18 s, in place of 75, so that they age in it.
 func TestRobustness(t *testing.T) {
@@ -99,6 +112,7 @@ func TestRobustness(t *testing.T) {
 		Duration: fromEnv(t, durationEnv, 45*time.Second, time.ParseDuration),
 		History:  fromEnv(t, historyEnv, 18*time.Second, time.ParseDuration),
 		Members:  fromEnv(t, membersEnv, 1, strconv.Atoi),
+		Faults:   fromEnv(t, faultsEnv, nil, parseFaults),
 		Herd:     240,
 	}
 	dir, err := os.MkdirTemp("", "weir-robustness-")
