@@ -50,14 +50,26 @@ func (x *excuses) begin(f fault) (over func()) {
 
 // allow takes the violations off a watch's that are excused.
 func (x *excuses) allow(w *history.Watch, violations []check.Violation) []check.Violation {
-	if len(violations) == 0 || len(w.Events) == 0 || !x.apply(w) {
+	if len(violations) == 0 || !refused(w) && !(notNow(w) && x.apply(w)) {
 		return violations
 	}
-	switch w.Events[len(w.Events)-1].Code {
-	case http.StatusTooManyRequests, http.StatusInternalServerError:
-		return slices.DeleteFunc(violations, func(v check.Violation) bool { return v.Rule == check.End })
+	return slices.DeleteFunc(violations, func(v check.Violation) bool { return v.Rule == check.End })
+}
+
+// refused tells whether a watch's only event is an error. That is how one is refused whose request is well: upstream's cache
+// does so when it is late, or cannot ask etcd. It is no other than an answer with that status, at any time.
+func refused(w *history.Watch) bool { return len(w.Events) == 1 && notNow(w) }
+
+// notNow tells whether a watch ended with an error that says nothing about what it has delivered.
+func notNow(w *history.Watch) bool {
+	if len(w.Events) == 0 {
+		return false
 	}
-	return violations
+	switch w.Events[len(w.Events)-1].Code {
+	case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
 }
 
 // apply tells whether a watch ended at such a time.

@@ -82,7 +82,7 @@ func onLink(ctx context.Context, f fault, l *link.Link, rate int64, ask probe) (
 	if f.other {
 		to = link.ToServer
 	}
-	defer func() { err = errors.Join(err, l.Heal()) }()
+	defer func() { err = errors.Join(err, heal(l)) }()
 	over := time.Now().Add(f.lasts)
 	switch f.kind {
 	case faultCut, faultEtcdCut:
@@ -109,11 +109,17 @@ func onLink(ctx context.Context, f fault, l *link.Link, rate int64, ask probe) (
 		err = fmt.Errorf("%s is no fault of a link", f.kind)
 	}
 	wait(ctx, time.Until(over))
-	switch f.kind {
-	case faultEtcdThrottle, faultEtcdStall:
-		// What has gathered is let go of with its connection. The proxy would send it on, but drop what is not taken at once
-		// and go on with what comes after that; between a weir and etcd there is no TLS, which would notice.
+	return err
+}
+
+// heal heals a link. The proxy sends on what it holds, but drops what nobody takes for five seconds, and then goes on with
+// what comes after that. Between a weir and etcd there is no TLS, which would notice: those connections are ended.
+func heal(l *link.Link) error {
+	begun := time.Now()
+	err := l.Heal()
+	if time.Since(begun) > 4*time.Second {
 		l.Cut()
+		err = errors.Join(err, l.Heal())
 	}
 	return err
 }

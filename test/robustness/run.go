@@ -242,6 +242,9 @@ func (r *Run) judgeWatch(w *history.Watch) {
 	if w.Gone() {
 		r.stats.gone.Add(1)
 	}
+	if refused(w) {
+		r.refusals.note(fmt.Sprintf("WATCH error %d", w.Events[0].Code), []byte(w.Events[0].Message))
+	}
 	last := w.Due
 	for _, e := range w.Events {
 		if e.Kind == history.Bookmark {
