@@ -94,6 +94,8 @@ func compositions() map[string][]*corev1.ConfigMap {
 		"read last":  {plain(1), plain(2), read(1)},
 		"mixed":      {plain(1), read(1), read(2), plain(2), read(3), plain(3)},
 		"one of 30":  large,
+		// In YAML these are lines that begin with the end of a line, or end without a newline.
+		"line separators": {newMap("read-1", "a\n\u2028b", defaulted), plain(1)},
 	}
 }
 
