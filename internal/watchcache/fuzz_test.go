@@ -300,7 +300,7 @@ func FuzzWatch(f *testing.F) {
 		}
 		p := placeOf(t.Context(), queried[int(where)%len(queried)], &opts.Predicate)
 		opts.Recursive = p.recursive
-		ctx, cancel := context.WithTimeout(p.ctx, patience)
+		ctx, cancel := context.WithTimeout(p.ctx, 5*patience)
 		defer cancel()
 		stock, stockErr := s.stock.Watch(ctx, p.key, opts)
 		weir, weirErr := s.weir.Watch(ctx, p.key, opts)
