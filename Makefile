@@ -24,3 +24,16 @@ MEMBERS ?= 1
 robustness:
 	WEIR_DURATION=$(DURATION) WEIR_SEED=$(SEED) WEIR_HISTORY=$(HISTORY) WEIR_MEMBERS=$(MEMBERS) \
 		$(GO) test ./test/robustness -run '^TestRobustness$$' -count 1 -timeout 0 -v
+
+FUZZTIME ?= 30m
+
+.PHONY: fuzz
+# Fuzzes everything that reads what clients send or etcd holds, one target after the other, FUZZTIME for each. Each compares with
+# upstream's own code, or with what was put in. What is found is written to the package's testdata/fuzz, where go test runs it.
+fuzz:
+	@failed=; for file in $$(grep -rl '^func Fuzz' --include='*_test.go' .); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' $$file); do \
+			echo "$$target in $$(dirname $$file)"; \
+			$(GO) test $$(dirname $$file) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -timeout 0 || failed="$$failed $$target"; \
+		done; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }

@@ -228,6 +228,8 @@ func FuzzCustom(f *testing.F) {
 func FuzzIdentity(f *testing.F) {
 	f.Add("v1", "Pod", []byte(`{"metadata":{"kind":"x"}}`))
 	f.Add("a/v1", "\"<K>\u2028", []byte(`{"a":[{"kind":"y","apiVersion":"z"}],"z":null}`))
+	f.Add("", "", []byte("k8s\x00\x0a\x09\x0a\x02v1\x12\x03Pod\x12\x00"))
+	f.Add("", "", []byte("apiVersion: v1\nkind: Pod\n"))
 	f.Fuzz(func(t *testing.T, apiVersion, kind string, rest []byte) {
 		unknown := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: apiVersion, Kind: kind}, Raw: rest}
 		if rest == nil {
@@ -236,6 +238,10 @@ func FuzzIdentity(f *testing.F) {
 		body, err := unknown.Marshal()
 		if err != nil {
 			t.Fatal(err)
+		}
+		// Whatever else it is, it must not be called what it is not.
+		if format, typ := identify(rest); format == wire.Other && typ != (typeMeta{}) && rest[0] == '{' {
+			t.Errorf("%q is no JSON, but %+v", rest, typ)
 		}
 		want := typeMeta{apiVersion: apiVersion, kind: kind}
 		if format, typ := identify(append([]byte("k8s\x00"), body...)); format != wire.Protobuf || typ != want {
