@@ -147,6 +147,21 @@ func (p *pair) account(t *testing.T, namespace string) *user {
 	}}
 }
 
+// prime has each server allow somebody to impersonate, as it then remembers: what it says later, when it refuses, begins with
+// that kind of impersonation.
+func (p *pair) prime(t *testing.T, users []*user) {
+	t.Helper()
+	p.seen(t)
+	actor := users[slices.IndexFunc(users, func(u *user) bool { return u.name == "actor" })]
+	r := &request{by: actor, as: &impersonation{name: "user-0", uid: "u"}, object: object{kindOf("nodes"), "", "n-0"}, version: "v1", verb: "get"}
+	for _, s := range p.both() {
+		resp, err := s.Answer(t.Context(), r.http())
+		if err != nil || !strings.Contains(string(resp.Body), "user-0") && resp.Status != http.StatusOK {
+			t.Fatalf("%s: %s may not act for user-0: %d %.300s, %v", s.Name, actor.name, resp.Status, resp.Body, err)
+		}
+	}
+}
+
 // round is how many requests are made of each kind in between of writes.
 const (
 	asksInRound    = 90
@@ -188,6 +203,7 @@ func TestWhoMaySeeWhat(t *testing.T) {
 		unknown:   &user{identity: identity{name: "unknown"}, token: "unknown", unknown: true},
 		accounts:  []*user{p.account(t, "a"), p.account(t, "b")},
 	}
+	p.prime(t, users)
 	told := &tally{}
 	for told.requests < requests && !t.Failed() {
 		w.churn(t, writesInRound)

@@ -115,6 +115,9 @@ func drawRules(r *rand.Rand, namespace string) (out []rule) {
 			rule.resources = []string{pick(r, []string{k.name + "/status", "*/status"})}
 		case 2:
 			rule.groups, rule.resources = []string{"*"}, []string{"*"}
+			if rule.verbs[0] == "*" { // that would be to impersonate, too
+				rule.verbs = []string{"get", "list", "watch"}
+			}
 		case 3:
 			other := pick(r, kinds)
 			rule.groups, rule.resources = append(rule.groups, other.group), append(rule.resources, other.name)

@@ -331,6 +331,11 @@ func (d *drawer) drawUser(r *request) {
 		if x.IntN(2) == 0 {
 			r.as.groups = [][]string{{readers}, {nodeGroup}, {nodeGroup}, {readers, nodeGroup}, {masters}, {unauthenticated}}[x.IntN(6)]
 		}
+		// An administrator may impersonate nodes as such too, who are then of their group. Whether that is tried first depends on
+		// what the server has allowed last.
+		if r.as.groups == nil && r.by == d.admin && strings.HasPrefix(r.as.name, nodePrefix) {
+			r.as.groups = []string{nodeGroup}
+		}
 		if x.IntN(6) == 0 {
 			r.as.uid = pick(x, []string{"u", "u", "v"})
 		}

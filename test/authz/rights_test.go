@@ -178,10 +178,6 @@ func (r *rights) impersonated(by identity, as *impersonation) (identity, bool) {
 	for _, s := range as.scopes {
 		allowed = allowed && ask(authentication, "userextras", "scopes", "", s)
 	}
-	// Who may impersonate nodes as such, which only administrators may here, gets their group with nothing but the name.
-	if strings.HasPrefix(as.name, nodePrefix) && len(as.groups) == 0 && as.uid == "" && len(as.scopes) == 0 && slices.Contains(by.groups, masters) {
-		then.groups = []string{nodeGroup}
-	}
 	switch {
 	case as.name == anonymousName:
 		then.groups = append(then.groups, unauthenticated)
