@@ -167,6 +167,8 @@ const (
 	asksInRound    = 90
 	watchesInRound = 30
 	writesInRound  = 25
+	// writesToWatches are made while watches run.
+	writesToWatches = 60
 )
 
 // TestWhoMaySeeWhat makes 1,500 requests, or as many as are asked for.
@@ -206,7 +208,7 @@ func TestWhoMaySeeWhat(t *testing.T) {
 	p.prime(t, users)
 	told := &tally{}
 	for told.requests < requests && !t.Failed() {
-		w.churn(t, writesInRound)
+		w.churn(t, writesInRound, nil)
 		w.reform(t, grants, 3)
 		p.seen(t)
 		p.settle(t)
@@ -226,7 +228,7 @@ func TestWhoMaySeeWhat(t *testing.T) {
 		told.add(t, p.watchAll(t, watches, func() {
 			w.reform(t, grants, 3)
 			p.seen(t)
-			w.churn(t, writesInRound)
+			w.churn(t, writesToWatches, slices.DeleteFunc(slices.Clone(watches), func(r *request) bool { return !r.allowed }))
 		}))
 	}
 	t.Logf("%v in %v", told, time.Since(began).Round(time.Second))

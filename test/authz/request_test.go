@@ -313,11 +313,11 @@ func (d *drawer) drawUser(r *request) {
 		r.by = d.unknown
 	case n < 16:
 		r.by = pick(x, d.accounts)
-	case n < 36: // nodes, more often than others
+	case n < 26: // nodes, more often than others
 		for !strings.HasPrefix(r.by.name, nodePrefix) {
 			r.by = pick(x, d.users)
 		}
-	case n < 50:
+	case n < 40:
 		for r.by.name != "actor" {
 			r.by = pick(x, d.users)
 		}

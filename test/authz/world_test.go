@@ -4,6 +4,7 @@
 package authz
 
 import (
+	"cmp"
 	"encoding/base64"
 	"fmt"
 	"maps"
@@ -222,15 +223,28 @@ func (w *world) fill(t *testing.T) {
 	}
 }
 
-// churn makes n random writes: objects are changed, deleted, made again, and Pods are bound.
-func (w *world) churn(t *testing.T, n int) {
+// churn makes n random writes: objects are changed, deleted, made again, and Pods are bound. Where there are watches, most
+// are to what those may select.
+func (w *world) churn(t *testing.T, n int, watches []*request) {
 	t.Helper()
 	for range n {
 		k := pick(w.rand, kinds)
 		if w.rand.IntN(3) == 0 {
 			k = pods
 		}
-		o := pick(w.rand, k.objects())
+		of := k.objects()
+		if len(watches) > 0 && w.rand.IntN(5) > 0 {
+			r := pick(w.rand, watches)
+			k = r.kind
+			of = slices.DeleteFunc(k.objects(), func(o object) bool {
+				named := cmp.Or(r.name, r.field.name)
+				return r.namespace != "" && o.namespace != r.namespace || named != "" && o.name != named
+			})
+			if len(of) == 0 { // it has a name that nothing has
+				continue
+			}
+		}
+		o := pick(w.rand, of)
 		was := w.live[o]
 		s := w.draw(o)
 		switch chance := w.rand.IntN(10); {
