@@ -24,3 +24,11 @@ MEMBERS ?= 1
 robustness:
 	WEIR_DURATION=$(DURATION) WEIR_SEED=$(SEED) WEIR_HISTORY=$(HISTORY) WEIR_MEMBERS=$(MEMBERS) \
 		$(GO) test ./test/robustness -run '^TestRobustness$$' -count 1 -timeout 0 -v
+
+REQUESTS ?= 10000
+
+.PHONY: who-may-see-what
+# Puts REQUESTS random requests of restricted users to stock and to weir, both over one etcd, and compares what they are shown.
+# Takes four minutes after the build. Without a SEED it draws one and says it. See test/authz/authz_test.go.
+who-may-see-what:
+	WEIR_REQUESTS=$(REQUESTS) WEIR_SEED=$(SEED) $(GO) test ./test/authz -run '^TestWhoMaySeeWhat$$' -count 1 -timeout 60m -v

@@ -212,6 +212,7 @@ func TestWhoMaySeeWhat(t *testing.T) {
 		w.reform(t, grants, 3)
 		p.seen(t)
 		p.settle(t)
+		d.look()
 		var asks, watches []*request
 		for range asksInRound {
 			asks = append(asks, d.draw(false))

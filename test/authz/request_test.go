@@ -226,6 +226,16 @@ type drawer struct {
 	world              *world
 	// tokens are continue tokens that somebody was given.
 	tokens []string
+	// focus is what half of the requests of a round are for, so that what is made for one is there for others to be given.
+	focus []object
+}
+
+// look draws a new focus.
+func (d *drawer) look() {
+	d.focus = nil
+	for range 3 {
+		d.focus = append(d.focus, pick(d.rand, pick(d.rand, kinds).objects()))
+	}
 }
 
 // draw makes a request; more often than not one that is allowed.
@@ -250,6 +260,10 @@ func (d *drawer) one(watch bool) *request {
 		k = kindOf(pick(x, []string{"pods", "pods", "secrets", "configmaps", "nodes", "leases", "services", "serviceaccounts"}))
 	}
 	o := pick(x, k.objects())
+	if x.IntN(2) == 0 {
+		o = pick(x, d.focus)
+		k = o.kind
+	}
 	r.kind, r.namespace = k, o.namespace
 	r.version = pick(x, k.versions)
 	if watch {
