@@ -55,3 +55,10 @@ fuzz:
 			$(GO) test $$(dirname $$file) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -timeout 0 || failed="$$failed $$target"; \
 		done; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+REQUESTS ?= 10000
+
+.PHONY: who-may-see-what
+# Puts REQUESTS random requests of restricted users to stock and to weir, both over one etcd, and compares what they are shown.
+# Takes four minutes after the build. Without a SEED it draws one and says it. See test/authz/authz_test.go.
+who-may-see-what:
+	WEIR_REQUESTS=$(REQUESTS) WEIR_SEED=$(SEED) $(GO) test ./test/authz -run '^TestWhoMaySeeWhat$$' -count 1 -timeout 60m -v
