@@ -61,6 +61,24 @@ func (w *World) compactAt(rev uint64) {
 	w.direct.met("compaction")
 }
 
+// compactBehind compacts etcd at a revision that all caches have passed, no more than some
+// behind.
+func (w *World) compactBehind(some int) {
+	w.t.Helper()
+	lowest := w.revision(w.t.Context())
+	for _, s := range w.subjects {
+		if s.Cached {
+			w.ask(s, request{verb: list, where: scope{key: w.kind.Prefix, recursive: true}, opts: storage.ListOptions{
+				ResourceVersion: "0", Recursive: true, Predicate: storage.Everything,
+			}}, &w.known)
+			lowest = min(lowest, s.shown.Load())
+		}
+	}
+	if lowest > uint64(some) {
+		w.compactAt(lowest - uint64(w.rand.Intn(some)))
+	}
+}
+
 // stopSome judges some watches as far as they are, and stops them.
 func (w *World) stopSome() {
 	w.t.Helper()
@@ -68,10 +86,10 @@ func (w *World) stopSome() {
 		if one.err != nil || one.slow || !oneIn(w.rand, 6) {
 			return false
 		}
-		one.w.Stop()
-		if !eventually(one.hasEnded) {
+		if !one.end() {
 			w.report(one.errorf("does not end when it is stopped"))
 		}
+		one.compacting = w.compacting.Load()
 		w.report(w.history.judgeWatch(one, w.history.last(), true))
 		return true
 	})
@@ -156,8 +174,8 @@ func (w *World) Concurrently(callers, steps int, tick func()) {
 		select {
 		case <-ticker.C:
 			tick()
-			if now := w.revision(w.t.Context()); n%100 == 0 && now > 300 {
-				w.compactAt(now - uint64(w.rand.Intn(250)))
+			if n%100 == 0 {
+				w.compactBehind(250)
 			}
 			continue
 		case <-done:
@@ -168,6 +186,7 @@ func (w *World) Concurrently(callers, steps int, tick func()) {
 	watching.Wait()
 	w.judgeAll(calls)
 	for _, one := range stopped {
+		one.compacting = w.compacting.Load()
 		w.report(w.history.judgeWatch(one, w.history.last(), true))
 	}
 	w.watches = watches
@@ -229,12 +248,11 @@ func (w *World) watchOn(on *Subject, r *rand.Rand, quit <-chan struct{}) (open, 
 				return open, ended
 			}
 		} else {
-			if !one.follow(1+r.Intn(30), quit) {
+			if !w.follow(one, 1+r.Intn(12), quit) {
 				return append(open, one), ended
 			}
-			one.w.Stop()
 			ended = append(ended, one)
-			if !eventually(one.hasEnded) {
+			if !one.end() {
 				w.t.Errorf("%s: does not end when it is stopped", one)
 			}
 			resume = one.resumed(r)
@@ -247,13 +265,15 @@ func (w *World) watchOn(on *Subject, r *rand.Rand, quit <-chan struct{}) (open, 
 	}
 }
 
-// follow waits until a watch has told of n events or has ended. It returns false if that is
-// not to be waited for any more.
-func (w *watched) follow(n int, quit <-chan struct{}) bool {
+// follow waits until a watch has told of n events or has ended, or much else has happened. It
+// returns false if that is not to be waited for any more.
+func (w *World) follow(one *watched, n int, quit <-chan struct{}) bool {
+	const much = 200
+	from := w.asked.Load()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
-		if told, _, ended := w.state(); ended || len(told) >= n {
+		if told, _, ended := one.state(); ended || len(told) >= n || w.asked.Load() > from+much {
 			return true
 		}
 		select {

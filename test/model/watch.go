@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand"
 	"sync"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -28,6 +29,9 @@ type watched struct {
 	err error
 	// slow watches are not read before the end.
 	slow bool
+	// timed watches end by themselves, after a bookmark; cancel ends their context.
+	timed  bool
+	cancel context.CancelFunc
 
 	mu     sync.Mutex
 	told   []told
@@ -85,6 +89,9 @@ func (k Kind) drawWatch(r *rand.Rand, from *known, cached bool) request {
 	return q
 }
 
+// timedFor is how long a timed watch lasts. It gets a bookmark two seconds before its end.
+const timedFor = 2500 * time.Millisecond
+
 // start begins the watch. The request tells as much of itself as upstream's handlers know.
 func (w *watched) start(ctx context.Context, informed bool) {
 	w.done = make(chan struct{})
@@ -92,11 +99,32 @@ func (w *watched) start(ctx context.Context, informed bool) {
 		ctx = apirequest.WithNamespace(ctx, w.req.where.namespace)
 		ctx = apirequest.WithRequestInfo(ctx, &apirequest.RequestInfo{Namespace: w.req.where.namespace, Name: w.req.where.name})
 	}
+	w.cancel = func() {}
+	if w.timed {
+		ctx, w.cancel = context.WithTimeout(ctx, timedFor)
+	}
 	w.w, w.err = w.on.Storage.Watch(ctx, w.req.where.key, w.req.opts)
 	if w.err != nil {
+		w.cancel()
 		close(w.done)
 	} else if !w.slow {
 		go w.read()
+	}
+}
+
+// end stops the watch. It returns false if that does not end it.
+func (w *watched) end() bool {
+	w.w.Stop()
+	w.cancel()
+	return eventually(w.hasEnded)
+}
+
+func (w *watched) hasEnded() bool {
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -136,6 +164,7 @@ func (h *history) judgeWatch(w *watched, upTo uint64, stopped bool) error {
 		return w.errorf("did not begin: %w", w.err)
 	}
 	events, _, ended := w.state()
+	stopped = stopped || w.timed
 	rev, err := storage.APIObjectVersioner{}.ParseResourceVersion(w.req.opts.ResourceVersion)
 	if err != nil {
 		return w.errorf("began: %w", err)
@@ -181,14 +210,21 @@ func (h *history) judgeEnd(w *watched, rev uint64, wantsInitial bool, obj runtim
 	tooLarge := status.Reason == metav1.StatusReasonTimeout && status.Details != nil && len(status.Details.Causes) == 1 &&
 		status.Details.Causes[0].Type == metav1.CauseTypeResourceVersionTooLarge
 	switch {
-	case tooLarge && first && ptr.Deref(w.req.opts.SendInitialEvents, false) && (rev > w.before || w.on.Cached && w.on.Impatient && rev > w.shown):
+	case tooLarge && first && ptr.Deref(w.req.opts.SendInitialEvents, false) && rev > w.before:
 		w.on.met("too large watch")
 		return nil
-	case tooLarge && w.on.Cached && w.on.Impatient && wantsInitial && w.req.opts.ResourceVersion == "":
-		return nil // the cache did not reach etcd's revision in its time
+	case tooLarge && first && w.on.Cached && ptr.Deref(w.req.opts.SendInitialEvents, false) && (rev > w.shown || rev == 0):
+		w.on.late()
+		return nil
+	case status.Reason == metav1.StatusReasonInternalError && !w.on.Cached && w.compacting > w.compacted:
+		// etcd has compacted what an object was before a change that the watch had not been
+		// told of yet, and upstream's store takes that for an error.
+		w.on.met("compacted under a watch")
+		return nil
 	case status.Reason != metav1.StatusReasonExpired:
 		return w.errorf("failed: %+v", status)
-	case !first && w.on.Impatient:
+	case w.on.Impatient && (!first || w.slow || wantsInitial || rev == 0):
+		w.on.met("too slow")
 		return nil // time was made to pass faster than it was read
 	case first && !wantsInitial && rev > 0 && h.forgotten(w, rev):
 		w.on.met("expired watch")
@@ -208,7 +244,7 @@ func (h *history) forgotten(w *watched, rev uint64) bool {
 	}
 	// Caches keep as many events whatever their age, and all that are young.
 	const least = 100
-	return w.on.Impatient && h.after(w.after)-h.after(rev) >= least
+	return w.on.Impatient && len(h.changes)-h.after(rev) >= least
 }
 
 // required tells whether a subject has to say that it does not know all events after rev.

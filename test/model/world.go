@@ -56,6 +56,10 @@ func (s *Subject) met(what string) {
 	s.counts[what]++
 }
 
+// late counts a request that failed because the cache had not reached a revision in its time,
+// which it had not promised to.
+func (s *Subject) late() { s.met("late") }
+
 func (s *Subject) reached(rev uint64) {
 	for {
 		old := s.shown.Load()
@@ -82,8 +86,10 @@ type World struct {
 	// compacted is the revision of the last compaction that all know of, compacting that of
 	// the last one that was asked for.
 	compacted, compacting atomic.Uint64
-	watches               []*watched
-	failures              int
+	// asked counts the requests.
+	asked    atomic.Int64
+	watches  []*watched
+	failures int
 }
 
 // New returns a World with some objects in it. Direct is upstream's store over an empty etcd, and
@@ -163,6 +169,7 @@ func (w *World) ask(on *Subject, q request, k *known) *call {
 	c.compacting = w.compacting.Load()
 	c.after = w.revision(ctx)
 	on.reached(c.showed())
+	w.asked.Add(1)
 	on.met(fmt.Sprintf("%s %s", q.verb, kindOf(c.ans.err)))
 	k.learn(c)
 	return c
@@ -214,6 +221,7 @@ func (w *World) settle(c *call) {
 func (w *World) watch(ctx context.Context, r *rand.Rand, on *Subject, q request, slow bool) *watched {
 	one := &watched{call: call{on: on, req: q, before: w.revision(ctx), shown: on.shown.Load(), compacted: w.compacted.Load()}}
 	one.slow = slow
+	one.timed = !slow && oneIn(r, 5)
 	one.start(ctx, !oneIn(r, 3))
 	one.compacting, one.after = w.compacting.Load(), w.revision(ctx)
 	on.met("watch")
@@ -233,29 +241,23 @@ func (w *World) finish() {
 		if one.slow {
 			go one.read()
 		}
-		w.mark(one)
+		if !one.timed {
+			w.mark(one)
+		}
 	}
 	w.watches = nil
 	upTo := w.revision(w.t.Context())
 	for _, one := range open {
+		one.compacting = w.compacting.Load()
 		// If it does not tell, what it has told says more than that it took too long.
 		eventually(func() bool { return w.hasTold(one, upTo) })
 		w.report(w.history.judgeWatch(one, upTo, false))
 		one.w.Stop()
 	}
 	for _, one := range open {
-		if !eventually(one.hasEnded) {
+		if !one.end() {
 			w.report(one.errorf("does not end when it is stopped"))
 		}
-	}
-}
-
-func (w *watched) hasEnded() bool {
-	select {
-	case <-w.done:
-		return true
-	default:
-		return false
 	}
 }
 
@@ -288,6 +290,9 @@ func (w *World) mark(one *watched) {
 // hasTold tells whether a watch has told of its last event up to a revision, or never will.
 func (w *World) hasTold(one *watched, upTo uint64) bool {
 	told, newest, ended := one.state()
+	if one.timed {
+		return true
+	}
 	if ended || len(told) > 0 && told[len(told)-1].kind == watch.Error {
 		return ended
 	}
@@ -332,6 +337,9 @@ func (w *World) Sum(wanted ...string) {
 		}
 		slices.Sort(all)
 		w.t.Logf("%s: %s", s.Name, strings.Join(all, ", "))
+		if n := s.counts["late"]; !s.Impatient && n > 10+int(w.asked.Load())/50 {
+			w.t.Errorf("%s: was late %d times", s.Name, n)
+		}
 		for _, what := range wanted {
 			if s.counts[what] == 0 {
 				w.t.Errorf("%s: no %q was met", s.Name, what)
