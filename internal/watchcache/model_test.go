@@ -151,7 +151,12 @@ func newModelWorld(t *testing.T, m modelled, fake *stepped) *model.World {
 		cfg.Clock = *fake
 	}
 	weir := startCache(t, cfg)
-	observe = append(observe, func(uint64) { weir.observeCompaction() })
+	observe = append(observe, func(rev uint64) {
+		weir.observeCompaction()
+		if got := weir.CompactRevision(); got != int64(rev) {
+			t.Errorf("weir says that %d is compacted, want %d", got, rev)
+		}
+	})
 	world.Add(&model.Subject{Name: "weir", Storage: weir, PathPrefix: o.prefix, Cached: true, Impatient: fake != nil})
 	return world
 }

@@ -74,6 +74,8 @@ func (h *history) write(c *call) error {
 		return c.errorf("wrote at revision %d, after another at %d", rev, h.last())
 	case rev <= c.before || rev > c.after:
 		problem = c.errorf("wrote at revision %d", rev)
+	case c.req.verb == create && revisionOf(c.req.obj) != 0:
+		problem = c.errorf("created what has a revision")
 	case c.req.verb == create && prev != nil:
 		problem = c.errorf("created what was there: %+v", prev)
 	case c.req.verb == remove && prev == nil:
@@ -147,6 +149,12 @@ func (h *history) judgeUnwritten(c *call) error {
 	var reason func(obj runtime.Object) bool // of the object, nil if there is none
 	zero := h.kind.New()
 	switch {
+	case c.req.verb == create && revisionOf(c.req.obj) != 0:
+		if !errors.Is(c.ans.err, storage.ErrResourceVersionSetOnCreate) {
+			return c.errorf("has a revision, and got %s", c.ans)
+		}
+		c.on.met("revision on create")
+		return nil
 	case c.ans.err == nil:
 		// An update to what the object was already.
 		reason = func(obj runtime.Object) bool {

@@ -189,6 +189,9 @@ func (k Kind) drawWrite(r *rand.Rand, from *known) request {
 	switch n := r.Intn(10); {
 	case n < 3 || n < 6 && seen == nil:
 		q.verb = create
+		if oneIn(r, 30) {
+			q.obj = at(q.obj, 5) // which is not allowed
+		}
 		return q
 	case n < 7:
 		q.verb = update
@@ -242,6 +245,9 @@ func (k Kind) drawRead(r *rand.Rand, from *known, future int) request {
 		if oneIn(r, 40) {
 			q.opts.ResourceVersion = "abc"
 		}
+		if oneIn(r, 40) {
+			q.key = k.Prefix + "a/../p0"
+		}
 		return q
 	}
 	q := request{verb: list, where: k.drawScope(r)}
@@ -274,6 +280,8 @@ func (k Kind) drawRead(r *rand.Rand, from *known, future int) request {
 		q.opts.ResourceVersion, q.opts.ResourceVersionMatch = "abc", ""
 	case oneIn(r, 60):
 		q.opts.ResourceVersion, q.opts.ResourceVersionMatch = "5", "Roughly"
+	case oneIn(r, 60):
+		q.where.key = "/others/"
 	case oneIn(r, 60) && q.where.recursive:
 		q.opts.ResourceVersion, q.opts.ResourceVersionMatch = "", ""
 		q.opts.Predicate.Continue = "unreadable"

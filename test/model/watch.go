@@ -216,9 +216,10 @@ func (h *history) judgeEnd(w *watched, rev uint64, wantsInitial bool, obj runtim
 	case tooLarge && first && w.on.Cached && ptr.Deref(w.req.opts.SendInitialEvents, false) && (rev > w.shown || rev == 0):
 		w.on.late()
 		return nil
-	case status.Reason == metav1.StatusReasonInternalError && !w.on.Cached && w.compacting > w.compacted:
+	case status.Reason == metav1.StatusReasonInternalError && !w.on.Cached && (w.compacting > w.compacted || rev+1 == w.compacted):
 		// etcd has compacted what an object was before a change that the watch had not been
-		// told of yet, and upstream's store takes that for an error.
+		// told of yet, or before the change at the very revision of the compaction, of which it
+		// tells. Upstream's store takes that for an error.
 		w.on.met("compacted under a watch")
 		return nil
 	case status.Reason != metav1.StatusReasonExpired:
