@@ -43,6 +43,7 @@ KILLS ?= 200
 # Kills a stand-alone server KILLS times while it is written to, and looks for acknowledged writes that are lost.
 killed:
 	WEIR_KILLS=$(KILLS) WEIR_SEED=$(SEED) $(GO) test ./test/killed -run '^TestKilledUnderWrites$$' -count 1 -timeout 0 -v
+
 FUZZTIME ?= 30m
 
 .PHONY: fuzz
@@ -55,6 +56,7 @@ fuzz:
 			$(GO) test $$(dirname $$file) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -timeout 0 || failed="$$failed $$target"; \
 		done; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
 REQUESTS ?= 10000
 
 .PHONY: who-may-see-what
