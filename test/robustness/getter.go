@@ -52,8 +52,8 @@ func (r *Run) gets(ctx context.Context, rnd *rand.Rand) {
 	}
 }
 
-// get reads an object, and has what came judged.
-func (r *Run) get(ctx context.Context, client *http.Client, s *server, read *history.Read) {
+// get reads an object, and has what came judged. It reports whether something came.
+func (r *Run) get(ctx context.Context, client *http.Client, s *server, read *history.Read) bool {
 	ctx, cancel := context.WithTimeout(ctx, listPatience)
 	defer cancel()
 	q := url.Values{}
@@ -68,18 +68,18 @@ func (r *Run) get(ctx context.Context, client *http.Client, s *server, read *his
 	req, err := s.request(ctx, f, forOne, p)
 	if err != nil {
 		r.fail(err)
-		return
+		return false
 	}
 	read.ID, read.Server, read.Known, read.Opened = r.id(), s.name, r.known.Load(), time.Now()
 	resp, err := client.Do(req)
 	if err != nil {
-		return
+		return false
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(unzipped(resp))
 	read.Closed = time.Now()
 	if err != nil {
-		return
+		return false
 	}
 	o, err := decode(body)
 	if len(o.Rows) == 1 {
@@ -89,7 +89,7 @@ func (r *Run) get(ctx context.Context, client *http.Client, s *server, read *his
 	case resp.StatusCode == http.StatusNotFound && o.Details.Name == read.Key.Name: // not the resource: the object
 	case resp.StatusCode != http.StatusOK:
 		r.refusals.note(fmt.Sprintf("GET %s %d", read.Mode, resp.StatusCode), body)
-		return
+		return false
 	default:
 		if err == nil {
 			read.Found, read.UID, read.Op = true, o.Metadata.UID, o.Metadata.Annotations[opMark]
@@ -105,10 +105,11 @@ func (r *Run) get(ctx context.Context, client *http.Client, s *server, read *his
 	}
 	if err != nil {
 		r.fail(fmt.Errorf("read %d of %v at %s in %s: %w", read.ID, read.Key, s.name, f, err))
-		return
+		return false
 	}
 	r.told(read.Revision)
 	r.reads <- read
+	return true
 }
 
 // told notes that somebody has been told of a revision. No consistent read that begins later may be older.
@@ -123,7 +124,7 @@ func (r *Run) judgeReads(ctx context.Context) {
 		r.stats.reads.Add(1)
 		l := line{Read: read}
 		if read.Reached = r.etcdAfter(ctx, read.Closed); r.reach(ctx, max(read.Reached, read.Revision, read.Known, read.Asked)) {
-			l.Violations = check.Read(r.truth, read)
+			l.Violations = append(check.Read(r.truth, read), r.objects.Read(*read)...)
 			r.found.add(l.Violations)
 		}
 		r.record.write(l)

@@ -114,7 +114,7 @@ func (d *drawn) operation(mark string, there bool, revision int64) operation {
 		return send(http.MethodPut, one)
 	case (resource == configMaps && d.choice < 600 || resource == widgets && d.choice < 500) && revision != 0:
 		// A custom resource is updated at a revision only. It is refused if it has another by now.
-		meta.ResourceVersion = strconv.FormatInt(revision, 10)
+		meta.ResourceVersion, o.record.Base = strconv.FormatInt(revision, 10), revision
 		return send(http.MethodPut, one)
 	case d.choice < 750 && resource != eventsOf:
 		return apply("robustness")

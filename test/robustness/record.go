@@ -28,6 +28,7 @@ type line struct {
 	Read       *history.Read     `json:"read,omitempty"`
 	Watch      *history.Watch    `json:"watch,omitempty"`
 	List       *history.List     `json:"list,omitempty"`
+	Twins      *history.Twins    `json:"twins,omitempty"` // only if something was found
 	Fault      *history.Fault    `json:"fault,omitempty"`
 	Events     int               `json:"events,omitempty"` // of a watch, whose own are left out if nothing was found
 	Violations []check.Violation `json:"violations,omitempty"`
@@ -74,13 +75,15 @@ type counts struct {
 	gone, notAnswered, herds           atomic.Int64
 	lists, listsRefused, faults        atomic.Int64
 	reads, wentOn, definitions         atomic.Int64
+	compared                           atomic.Int64
+	informers, informed, detected      atomic.Int64
 }
 
 func (c *counts) String() string {
-	return fmt.Sprintf("%d writes acknowledged, %d refused, %d not answered; %d watches (%d resumed, %d ended with 410, %d not answered), %d events, %d bookmarks, %d herds; %d lists, %d refused, %d went on after 410; %d reads; %d definitions; %d faults",
+	return fmt.Sprintf("%d writes acknowledged, %d refused, %d not answered; %d watches (%d resumed, %d ended with 410, %d not answered), %d events, %d bookmarks, %d herds; %d lists, %d refused, %d went on after 410; %d reads; %d definitions; %d events and objects of twins compared; %d informers, %d events, %d comparisons of their own; %d faults",
 		c.acknowledged.Load(), c.refused.Load(), c.unanswered.Load(), c.watches.Load(), c.resumed.Load(), c.gone.Load(), c.notAnswered.Load(),
 		c.events.Load(), c.bookmark.Load(), c.herds.Load(), c.lists.Load(), c.listsRefused.Load(), c.wentOn.Load(),
-		c.reads.Load(), c.definitions.Load(), c.faults.Load())
+		c.reads.Load(), c.definitions.Load(), c.compared.Load(), c.informers.Load(), c.informed.Load(), c.detected.Load(), c.faults.Load())
 }
 
 // refusals counts answers other than 200 by their kind, with the first of each.

@@ -42,6 +42,15 @@ type Run struct {
 	acks  chan history.Write // all writes, whatever became of them
 	reads chan *history.Read
 	clock clock
+
+	objects   *check.Objects
+	informers []*informing
+
+	cluster   cluster
+	converter *converter
+	excuses   excuses
+	outcomes  map[faultKind]outcome // of the faults that were made
+	skipped   map[faultKind]string  // why there can be none of a kind here
 }
 
 // Do puts the load on, with the faults, for the run's duration, and then checks that all agree. An error is a violation, or
@@ -68,10 +77,13 @@ func (r *Run) Do(ctx context.Context) error {
 	if err := r.makeNamespaces(ctx); err != nil {
 		return err
 	}
+	if err := r.defineGadgets(ctx); err != nil {
+		return err
+	}
 	r.begin, r.began = r.truth.Head(), time.Now()
 
 	r.load(ctx)
-	if err := r.agree(ctx); err != nil {
+	if err := errors.Join(r.agree(ctx), r.informersAgree(ctx), r.processes(ctx)); err != nil {
 		r.fail(err)
 	}
 	return r.verdict()
@@ -103,6 +115,10 @@ func (r *Run) load(ctx context.Context) {
 		w := &writer{run: r, id: i, rand: r.config.rand(streamWriters + uint64(i)), clients: r.direct()}
 		acts.Go(func() { w.write(ctx) })
 	}
+	for i := range sharers {
+		acts.Go(func() { r.share(ctx, i) })
+	}
+	acts.Go(func() { r.twins(ctx) })
 	acts.Go(func() { r.faults(ctx, r.began) })
 	acts.Go(func() { r.herds(ctx) })
 	acts.Go(func() { r.storms(ctx) })
@@ -122,11 +138,16 @@ func (r *Run) load(ctx context.Context) {
 			s.live(reading)
 		})
 	}
+	r.convertedLoad(ctx, &acts, &reads, reading)
 	acts.Wait() // nothing is written any more, all is healed
 	close(r.acks)
 	close(r.reads)
 	clerk.Wait()
 	r.reach(whole, r.etcdAfter(whole, time.Now()))
+	if last := (line{Violations: r.objects.End()}); len(last.Violations) > 0 {
+		r.found.add(last.Violations)
+		r.record.write(last)
+	}
 	stopReading()
 	reads.Wait()
 }
@@ -210,15 +231,14 @@ func (r *Run) wrote(w history.Write) {
 func (r *Run) judgeWrites(ctx context.Context) {
 	for w := range r.acks {
 		l := line{Write: &w}
-		if w.Outcome != history.Acknowledged {
-			r.record.write(l)
-			continue
-		}
-		if w.Revision == 0 {
+		if w.Outcome == history.Acknowledged && w.Revision == 0 {
 			w.Reached = r.etcdAfter(ctx, w.At)
 		}
 		if r.reach(ctx, max(w.Revision, w.Reached)) {
-			l.Violations = check.Write(r.truth, w)
+			if w.Outcome == history.Acknowledged {
+				l.Violations = check.Write(r.truth, w)
+			}
+			l.Violations = append(l.Violations, r.objects.Write(w)...)
 			r.found.add(l.Violations)
 		}
 		r.record.write(l)
@@ -247,6 +267,9 @@ func (r *Run) judgeWatch(w *history.Watch) {
 	if w.Gone() {
 		r.stats.gone.Add(1)
 	}
+	if refused(w) {
+		r.refusals.note(fmt.Sprintf("WATCH error %d", w.Events[0].Code), []byte(w.Events[0].Message))
+	}
 	last := w.Due
 	for _, e := range w.Events {
 		if e.Kind == history.Bookmark {
@@ -258,7 +281,7 @@ func (r *Run) judgeWatch(w *history.Watch) {
 	}
 	l := line{Watch: w, Events: len(w.Events)}
 	if r.reach(context.Background(), last) {
-		l.Violations = check.Watch(r.truth, w)
+		l.Violations = r.excuses.allow(w, check.Watch(r.truth, w))
 		r.found.add(l.Violations)
 	}
 	if len(l.Violations) == 0 {
@@ -296,7 +319,14 @@ func (r *Run) agree(ctx context.Context) error {
 	for _, s := range r.servers {
 		for _, scope := range everything() {
 			l := &history.List{Scope: scope, Format: string(inJSON), Mode: history.Consistent}
-			if !r.list(ctx, s.rig.HTTP, s, l) {
+			// A server that was started again serves a custom resource some time after it is ready.
+			patience, done := context.WithTimeout(ctx, duePatience)
+			answered := r.list(ctx, s.rig.HTTP, s, l)
+			for ; !answered && patience.Err() == nil; answered = r.list(ctx, s.rig.HTTP, s, l) {
+				wait(patience, retry)
+				l.Revisions, l.Items = nil, nil
+			}
+			if done(); !answered {
 				failures = append(failures, fmt.Errorf("the last list of %s at %s was not answered: %s", scope, s.name, r.refusals.String()))
 			}
 		}
@@ -351,5 +381,6 @@ func (r *Run) Report() string {
 			cpu += fmt.Sprintf("; %s has used %.0f s of processor time since it was started last, %d MB", s.rig.Name(), u.CPU, u.RSS>>20)
 		}
 	}
-	return r.stats.String() + cpu + "\n" + r.refusals.String()
+	judged := fmt.Sprintf("; %d reads and writes of single objects put in order, %d parts undecided", r.objects.Judged(), r.objects.Undecided())
+	return r.stats.String() + judged + cpu + "\n" + r.refusals.String() + r.faultReport()
 }

@@ -116,6 +116,9 @@ func (w *writer) send(ctx context.Context, at int, o operation) {
 		switch {
 		case resp.StatusCode == http.StatusNotFound:
 			w.run.presence.set(done.Key, false, 0)
+			if !bytes.Contains(answer, []byte(done.Key.Name)) {
+				done.Status = 0 // the resource is not there, which says nothing of the object
+			}
 		case resp.StatusCode == http.StatusConflict && done.Verb == http.MethodPost:
 			w.run.presence.set(done.Key, true, 0)
 		case resp.StatusCode == http.StatusConflict && done.Verb == http.MethodPut:

@@ -31,6 +31,11 @@ const (
 	State      Rule = "state"        // a list is not the state at its revision
 	Stale      Rule = "stale"        // a list or a read is older than what was known, or asked for
 	Unrecorded Rule = "acknowledged" // a write was acknowledged and is not in etcd
+
+	Linearizable Rule = "linearizable" // reads and writes of one object have no order
+	Unasked      Rule = "unasked"      // etcd has a change that nobody asked for
+	Died         Rule = "died"         // a process ended by itself, or has panicked
+	Differs      Rule = "differs"      // two answers that have to be equal are not
 )
 
 // Violation is a lie that was found.

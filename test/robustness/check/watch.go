@@ -44,7 +44,10 @@ func (f *findings) initial(t *history.Truth, w *history.Watch) int {
 			f.state(Initial, t.States(w.Scope, e.Revision), have, e.Revision)
 			return i + 1
 		case history.Error:
-			f.end(e)
+			// Before anything else it may say that it has not come to the state that initial events have to have.
+			if i > 0 || e.Code != http.StatusGatewayTimeout {
+				f.end(e)
+			}
 			return 0
 		case history.Deleted:
 			if !had {

@@ -20,6 +20,9 @@ type Key struct {
 	Name      string `json:"name"`
 }
 
+// Path is the key as one word, and sorts keys.
+func (k Key) Path() string { return k.Resource + "/" + k.Namespace + "/" + k.Name }
+
 // Digests stand for an object's content. An answer that has only metadata has Body 0, and that is not compared.
 type Digests struct {
 	Meta uint64 `json:"meta"`
@@ -96,6 +99,8 @@ type Write struct {
 	Status  int       `json:"status,omitempty"` // the answer's, 0 for none
 	// Sent is the mark that the object was to get. All writes but deletions make the object's mark this one, whatever it was before.
 	Sent string `json:"sent,omitempty"`
+	// Base is the revision that the object had to have, as the write said; 0 for any.
+	Base int64 `json:"base,omitempty"`
 
 	// What follows is the answer's, of an acknowledged write.
 
@@ -279,6 +284,13 @@ type Break struct {
 	Pages int   `json:"pages"`
 	Items int   `json:"items"`
 	Known int64 `json:"known"` // as List.Known, when it went on
+}
+
+// Twins are watches of one scope that were open at the same time, at all servers and in all formats, and a list that was made
+// before. Those that begin at a revision begin at the list's; others have initial events.
+type Twins struct {
+	List    *List    `json:"list"`
+	Watches []*Watch `json:"watches"`
 }
 
 // Fault is something that was done to the servers.

@@ -154,6 +154,14 @@ func (t *Truth) Changes(after, to int64) []Change {
 	return all[min(lo, hi):hi]
 }
 
+// ChangesOf returns those of one object with after < Revision. They must not be changed.
+func (t *Truth) ChangesOf(k Key, after int64) []Change {
+	t.mu.Lock()
+	of := t.keys[k]
+	t.mu.Unlock()
+	return of[sort.Search(len(of), func(i int) bool { return of[i].Revision > after }):]
+}
+
 // Events returns what a watch of a scope has to deliver of the changes with after < Revision <= to. What leaves the
 // scope is DELETED, with the content that it had there.
 func (t *Truth) Events(c Scope, after, to int64) []Event {
