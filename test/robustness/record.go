@@ -40,6 +40,11 @@ type record struct {
 	file    *os.File
 	buf     *bufio.Writer
 	failure error // the first
+
+	size, most int64 // of file in bytes, and how large it becomes
+	foundFile  *os.File
+	found      *bufio.Writer // nil while nothing was found
+	kept       int64         // bytes in it
 }
 
 func newRecord(path string) (*record, error) {
@@ -47,15 +52,22 @@ func newRecord(path string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &record{file: f, buf: bufio.NewWriterSize(f, 256<<10)}, nil
+	return &record{file: f, buf: bufio.NewWriterSize(f, 256<<10), most: maxHistory}, nil
 }
 
 func (r *record) write(l line) {
 	data, err := json.Marshal(l)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	data = append(data, '\n')
 	if err == nil {
-		_, err = r.buf.Write(append(data, '\n'))
+		_, err = r.buf.Write(data)
+	}
+	if r.size += int64(len(data)); err == nil && r.size >= r.most {
+		err = r.turn()
+	}
+	if err == nil && len(l.Violations) > 0 {
+		err = r.keep(data)
 	}
 	if r.failure == nil {
 		r.failure = err
@@ -65,7 +77,7 @@ func (r *record) write(l line) {
 func (r *record) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return errors.Join(r.failure, r.buf.Flush(), r.file.Close())
+	return errors.Join(r.failure, r.buf.Flush(), r.file.Close(), r.closeFound())
 }
 
 // counts is how much a run has done.
