@@ -291,6 +291,8 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 	}
 	if f.Revision() > s.rev {
 		s.settle()
+	} else if s.had(event.Type, key) {
+		return nil
 	}
 	prev, _ := s.state.objects.Get(key)
 	ch := &change{rev: f.Revision(), prev: prev, recorded: recorded, received: received}
@@ -307,6 +309,12 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 	}
 	s.recovered()
 	return nil
+}
+
+// had tells whether a deletion of rev has been taken in before the watch was taken up again, from the revision before.
+func (s *source) had(t watch.EventType, key string) bool {
+	_, there := s.state.objects.Get(key)
+	return s.part && t == watch.Deleted && !there
 }
 
 // progress takes a progress notification.
