@@ -6,6 +6,7 @@ package robustness
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -83,6 +84,9 @@ func (r *Run) Close() error {
 	err := errors.Join(stopped, r.etcd.Close())
 	if r.record != nil {
 		err = errors.Join(err, r.record.close())
+		if r.found.any() {
+			err = errors.Join(err, r.record.draw(fmt.Sprintf("seed %d", r.config.Seed)))
+		}
 	}
 	return err
 }

@@ -78,18 +78,22 @@ func objectEvents(w *history.Watch, to int64) []history.Event {
 func (f *findings) sameEvents(a, b *history.Watch, to int64) int {
 	one, other := objectEvents(a, to), objectEvents(b, to)
 	for i := range max(len(one), len(other)) {
+		var has, instead string
+		var rev int64
 		switch {
 		case i >= len(one):
-			f.differ(a, b, to, "nothing", saying(other[i]))
+			has, instead, rev = "nothing", saying(other[i]), other[i].Revision
 		case i >= len(other):
-			f.differ(a, b, to, saying(one[i]), "nothing")
+			has, instead, rev = saying(one[i]), "nothing", one[i].Revision
 		case one[i].Kind != other[i].Kind || one[i].Key != other[i].Key || one[i].Revision != other[i].Revision:
-			f.differ(a, b, to, saying(one[i]), saying(other[i]))
+			has, instead, rev = saying(one[i]), saying(other[i]), min(one[i].Revision, other[i].Revision)
 		case !one[i].Agree(other[i].Digests):
-			f.differ(a, b, to, saying(one[i]), "that with another content")
+			has, instead, rev = saying(one[i]), "that with another content", one[i].Revision
 		default:
 			continue
 		}
+		f.add(Differs, "up to revision %d, which both have reached, watch %d (%s) has %s where watch %d (%s) has %s", to, a.ID, form(a), has, b.ID, form(b), instead)
+		f.list[len(f.list)-1].Revision = rev
 		break // all that follows may be shifted by it
 	}
 	return len(other)
@@ -97,10 +101,6 @@ func (f *findings) sameEvents(a, b *history.Watch, to int64) int {
 
 func saying(e history.Event) string {
 	return fmt.Sprintf("%s of %v at revision %d", e.Kind, e.Key, e.Revision)
-}
-
-func (f *findings) differ(a, b *history.Watch, to int64, one, other string) {
-	f.add(Differs, "up to revision %d, which both have reached, watch %d (%s) has %s where watch %d (%s) has %s", to, a.ID, form(a), one, b.ID, form(b), other)
 }
 
 func form(w *history.Watch) string { return fmt.Sprintf("%s, %s, at %s", w.Start, w.Format, w.Server) }
