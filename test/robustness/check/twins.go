@@ -6,6 +6,7 @@ package check
 import (
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/weir-project/weir/test/robustness/history"
 )
@@ -21,7 +22,7 @@ func Twins(t *history.Twins) ([]Violation, int) {
 	from := t.List.Revisions[0]
 	var furthest *history.Watch
 	for _, w := range t.Watches {
-		if w.Start == history.AtRevision && (furthest == nil || w.Last() > furthest.Last()) {
+		if w.Start == history.AtRevision && (furthest == nil || through(w) > through(furthest)) {
 			furthest = w
 		}
 	}
@@ -31,11 +32,11 @@ func Twins(t *history.Twins) ([]Violation, int) {
 	compared := 0
 	for _, w := range t.Watches {
 		if w.Start == history.AtRevision {
-			compared += f.sameEvents(furthest, w, min(furthest.Last(), w.Last()))
+			compared += f.sameEvents(furthest, w, min(through(furthest), through(w)))
 			continue
 		}
 		begin := max(initialEnd(w), from)
-		end := min(furthest.Last(), w.Last())
+		end := min(through(furthest), through(w))
 		if initialEnd(w) == 0 || begin > end {
 			continue
 		}
@@ -52,6 +53,24 @@ func Twins(t *history.Twins) ([]Violation, int) {
 		}
 	}
 	return f.list, compared
+}
+
+// through is the revision up to which a watch has surely delivered everything, 0 for none. There may be more at the revision
+// of its last event.
+func through(w *history.Watch) int64 {
+	last := w.Last()
+	for _, e := range slices.Backward(w.Events) {
+		if e.Kind == history.Bookmark && e.Revision == last {
+			return last
+		}
+		if e.Kind != history.Error {
+			break
+		}
+	}
+	if last > w.From {
+		last--
+	}
+	return last
 }
 
 // initialEnd is the revision of the initial events of a watch, 0 if they have not all come.
