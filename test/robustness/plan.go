@@ -27,10 +27,12 @@ type Config struct {
 	// Writes is how many writes are asked for in a second; 0 is 300. What is read is in proportion, but not less than a
 	// fifth: below 60 writes a second it stays the same.
 	Writes int
-	// Members are etcd's; 0 is 1. There are no faults between them yet.
+	// Members are etcd's; 0 is 1. With one there are no faults between them.
 	Members int
 	// NoFaults leaves the faults out.
 	NoFaults bool
+	// Faults are the kinds of faults that there are; without any there are all.
+	Faults []string
 }
 
 // The resources that are written and read. They are named as in their paths.
@@ -98,6 +100,7 @@ const (
 	streamWriters  = 1_000
 	streamSessions = 2_000
 	streamGetters  = 3_000
+	streamGadgets  = 4_000
 )
 
 func (c Config) rand(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(c.Seed, stream)) }
@@ -219,6 +222,8 @@ func (c Config) every(n float64) time.Duration {
 
 // calm is how long a run goes on before the first herd: longer than events are kept, where it is long enough for that.
 func (c Config) calm() time.Duration { return min(c.history()+2*time.Second, c.Duration/2) }
+
+func (c Config) members() int { return max(c.Members, 1) }
 
 func (c Config) history() time.Duration { return cmp.Or(c.History, 75*time.Second) }
 

@@ -43,8 +43,11 @@ func smallBuffers(ca []byte) *http.Client {
 // collection is the path of a resource, in all namespaces if namespace is empty. The version is a custom resource's.
 func collection(resource, version, namespace string) string {
 	p := "/api/v1/"
-	if resource == widgets {
+	switch resource {
+	case widgets:
 		p = "/apis/" + group + "/" + version + "/"
+	case gadgets:
+		p = "/apis/" + gadgetsGroup + "/v2/"
 	}
 	if namespace != "" {
 		p += "namespaces/" + namespace + "/"

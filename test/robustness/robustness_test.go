@@ -37,6 +37,7 @@ const (
 	membersEnv  = "WEIR_MEMBERS"  // of etcd
 	herdEnv     = "WEIR_HERD"     // watches in each herd
 	writesEnv   = "WEIR_WRITES"   // a second
+	faultsEnv   = "WEIR_FAULTS"   // the only kinds of them, such as kill,etcd-cut
 )
 
 func fromEnv[T any](t *testing.T, name string, otherwise T, parse func(string) (T, error)) T {
@@ -63,6 +64,7 @@ func config(t *testing.T) Config {
 		Members:  fromEnv(t, membersEnv, 1, strconv.Atoi),
 		Herd:     fromEnv(t, herdEnv, 240, strconv.Atoi),
 		Writes:   fromEnv(t, writesEnv, fullWrites, strconv.Atoi),
+		Faults:   fromEnv(t, faultsEnv, nil, parseFaults),
 	}
 }
 
@@ -89,27 +91,62 @@ func runDir(t *testing.T, c Config) string {
 	return dir
 }
 
-// A seed makes the same faults, and every kind of them among the first.
+// A seed makes the same faults. Each kind comes once before any comes again, but for those that are seldom, and those that
+// need several members come only where there are.
 func TestPlan(t *testing.T) {
-	c := Config{Seed: 7, Duration: 10 * time.Minute}
-	plan := c.faults()
-	if !slices.Equal(plan, c.faults()) {
-		t.Error("a seed makes two plans")
-	}
-	other := c
-	other.Seed++
-	if slices.Equal(plan, other.faults()) {
-		t.Error("two seeds make one plan")
-	}
-	kinds := map[faultKind]bool{}
-	for i, f := range plan {
-		if kinds[f.kind] = true; i == 5 && len(kinds) != 6 {
-			t.Errorf("the first six faults are %v", plan[:6])
+	for members, kinds := range map[int]int{1: len(often) - 5, 3: len(often)} {
+		c := Config{Seed: 7, Duration: time.Hour, Members: members}
+		plan := c.faults()
+		if !slices.Equal(plan, c.faults()) {
+			t.Error("a seed makes two plans")
 		}
-		if i > 0 && f.at < plan[i-1].at+plan[i-1].lasts {
-			t.Errorf("%+v begins before %+v is over", f, plan[i-1])
+		other := c
+		other.Seed++
+		if slices.Equal(plan, other.faults()) {
+			t.Error("two seeds make one plan")
+		}
+		if len(plan) < 360 {
+			t.Errorf("%d faults in an hour: one in ten seconds is wanted", len(plan))
+		}
+		round, few := map[faultKind]bool{}, map[faultKind]int{}
+		last := -c.Duration
+		for i, f := range plan {
+			if i > 0 && f.at < plan[i-1].at+plan[i-1].lasts {
+				t.Errorf("%+v begins before %+v is over", f, plan[i-1])
+			}
+			if f.member >= members || f.kind.needsSeveral() && members == 1 {
+				t.Errorf("%+v with %d members", f, members)
+			}
+			if slices.Contains(seldom, f.kind) {
+				if few[f.kind]++; f.at-last < 2*c.history() {
+					t.Errorf("%+v is %v after another that is seldom", f, f.at-last)
+				}
+				last = f.at
+				continue
+			}
+			if round[f.kind] {
+				t.Errorf("%+v comes again before all others", f)
+			}
+			if round[f.kind] = true; len(round) == kinds {
+				clear(round)
+			}
+		}
+		for _, k := range seldom {
+			if few[k] < 4 {
+				t.Errorf("%d times %s in an hour", few[k], k)
+			}
 		}
 	}
+}
+
+func parseFaults(s string) ([]string, error) {
+	list := strings.Split(s, ",")
+	for _, k := range list {
+		if !slices.Contains(slices.Concat(often, seldom), faultKind(k)) {
+			return nil, fmt.Errorf("there is no fault %q, only %v and %v", k, often, seldom)
+		}
+	}
+	return list, nil
 }
 
 // Two weirs over one etcd are written to and read from while faults happen, and nothing that they say is a lie. The short
