@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/weir-project/weir/test/robustness/history"
 )
@@ -83,13 +84,21 @@ func initialEnd(w *history.Watch) int64 {
 	return 0
 }
 
-// objectEvents are those up to a revision.
+// objectEvents are those up to a revision. Those of one revision, which may come in any order, are in that of their keys.
 func objectEvents(w *history.Watch, to int64) []history.Event {
 	var events []history.Event
 	for _, e := range w.Events {
 		if e.Kind != history.Bookmark && e.Kind != history.Error && e.Revision <= to {
 			events = append(events, e)
 		}
+	}
+	for i := 0; i < len(events); {
+		n := i + 1
+		for n < len(events) && events[n].Revision == events[i].Revision {
+			n++
+		}
+		slices.SortStableFunc(events[i:n], func(a, b history.Event) int { return strings.Compare(a.Key.Path(), b.Key.Path()) })
+		i = n
 	}
 	return events
 }
