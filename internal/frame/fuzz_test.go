@@ -268,7 +268,10 @@ func FuzzIdentity(f *testing.F) {
 		}
 		delete(object, "apiVersion")
 		delete(object, "kind")
-		data, err := json.Marshal(map[string]any{"apiVersion": apiVersion, "kind": kind})
+		data, err := json.Marshal(struct {
+			Kind       string `json:"kind"`
+			APIVersion string `json:"apiVersion"`
+		}{kind, apiVersion})
 		if err != nil {
 			t.Fatal(err)
 		}
