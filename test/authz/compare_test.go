@@ -30,8 +30,9 @@ var token = regexp.MustCompile(`eyJ2Ijoi[\w-]+`)
 // outcome is what came of a request.
 type outcome struct {
 	*request
+	// status is weir's.
 	status int
-	// body is stock's, which is weir's, unpacked; for a watch, all events.
+	// body is stock's, unpacked; for a watch, all events.
 	body []byte
 	// events is their number.
 	events int
@@ -87,11 +88,7 @@ func (p *pair) ask(t *testing.T, r *request) *outcome {
 		o.wrong = fmt.Sprintf("weir: %v\nstock: %v", weirErr, stockErr)
 		return o
 	}
-	o.status = stock.Status
-	if weir.Status != stock.Status {
-		o.wrong = fmt.Sprintf("status %d, stock %d\nweir:  %.300q\nstock: %.300q", weir.Status, stock.Status, weir.Body, stock.Body)
-		return o
-	}
+	o.status = weir.Status
 	want, stockErr := inflate(stock)
 	got, weirErr := inflate(weir)
 	if stockErr != nil || weirErr != nil {
@@ -100,6 +97,10 @@ func (p *pair) ask(t *testing.T, r *request) *outcome {
 	}
 	o.body = want
 	o.judge(p.world, got)
+	if weir.Status != stock.Status {
+		o.wrong = fmt.Sprintf("status %d, stock %d\nweir:  %.300q\nstock: %.300q\n%s", weir.Status, stock.Status, got, want, o.wrong)
+		return o
+	}
 	if r.form.table {
 		if r.odd != nil { // it may be a watch
 			want, got = withoutColumns(want), withoutColumns(got)

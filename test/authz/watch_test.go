@@ -199,7 +199,7 @@ func (p *pair) watchAll(t *testing.T, all []*request, meanwhile func()) (out []*
 
 // hold compares a watch's two streams.
 func (o *outcome) hold(w *world, stock, weir stream) {
-	o.status, o.events = stock.status, len(stock.events)
+	o.status, o.events = weir.status, len(weir.events)
 	if stock.err != nil || weir.err != nil {
 		o.wrong = fmt.Sprintf("weir after %d events: %v\nstock after %d events: %v", len(weir.events), weir.err, len(stock.events), stock.err)
 	}
