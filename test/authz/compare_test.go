@@ -126,9 +126,9 @@ func (o *outcome) judge(w *world, answer []byte) {
 	refused := o.status == http.StatusForbidden || o.status == http.StatusUnauthorized
 	switch {
 	case o.allowed && refused:
-		o.wrong = fmt.Sprintf("is refused, but should be allowed: %.400s", answer)
+		o.wrong = fmt.Sprintf("is refused, but should be allowed: %.400q", answer)
 	case !o.allowed && !refused:
-		o.wrong = fmt.Sprintf("is not allowed, but is answered %d: %.400s", o.status, answer)
+		o.wrong = fmt.Sprintf("is not allowed, but is answered %d: %.400q", o.status, answer)
 	}
 	for _, id := range seen {
 		if s := w.states[id]; !o.allowed || !o.selects(s) {

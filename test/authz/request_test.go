@@ -78,6 +78,7 @@ type request struct {
 	odd func(path string) string
 	// method is GET if it is empty.
 	method string
+	http1  bool
 }
 
 // oddities are parameters that change what is asked for, or who may, or contradict others.
@@ -228,7 +229,7 @@ func (r *request) http() servers.Request {
 			h["Impersonate-Extra-Scopes"] = as.scopes
 		}
 	}
-	return servers.Request{Method: r.method, Path: r.path(), Header: h}
+	return servers.Request{Method: r.method, Path: r.path(), Header: h, HTTP1: r.http1}
 }
 
 func (r *request) String() string {
@@ -304,7 +305,7 @@ func (d *drawer) draw(watch bool) *request {
 
 func (d *drawer) one(watch bool) *request {
 	x := d.rand
-	r := &request{form: pick(x, forms)}
+	r := &request{form: pick(x, forms), http1: x.IntN(10) == 0}
 	d.drawUser(r)
 	k := pick(x, kinds)
 	if strings.HasPrefix(r.who.name, nodePrefix) && x.IntN(4) > 0 {
