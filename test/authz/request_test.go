@@ -343,7 +343,7 @@ func (d *drawer) one(watch bool) *request {
 			if begin := strings.Join(r.query, ""); k.uncached && (begin == "" || begin == "resourceVersion=0") {
 				r.query = []string{"resourceVersion=" + d.current()} // see follow
 			}
-			for r.form.hidden && r.field.name != "" {
+			for r.form.hidden && (r.field.name != "" || k.name == "namespaces") { // its marker would not be seen
 				r.form = pick(x, forms)
 			}
 		} else {
