@@ -205,9 +205,9 @@ func learnWidget(truth *history.Truth, parts []string, value []byte, rev int64) 
 	return truth.Add(rev, time.Now(), k, state)
 }
 
-// convertedLoad writes widgets in both versions, and reads them in v2.
-func (r *Run) convertedLoad(ctx context.Context, acts, reads *sync.WaitGroup, reading context.Context) {
-	acts.Go(func() { r.writeWidgets(ctx, r.config.rand(streamWidgets)) })
+// convertedLoad writes widgets in both versions until writing is done, and reads them in v2 until reading is.
+func (r *Run) convertedLoad(writing, reading context.Context, acts, reads *sync.WaitGroup) {
+	acts.Go(func() { r.writeWidgets(writing, r.config.rand(streamWidgets)) })
 	for i := range widgetSessions {
 		rnd := r.config.rand(streamWidgets + 1 + uint64(i))
 		s := &session{run: r, rand: rnd, scope: widgetScope(rnd), format: widgetFormats[i%len(widgetFormats)], habit: quick, clients: r.clients(1)[0]}
@@ -216,7 +216,7 @@ func (r *Run) convertedLoad(ctx context.Context, acts, reads *sync.WaitGroup, re
 			s.live(reading)
 		})
 	}
-	acts.Go(func() { r.listWidgets(ctx, r.config.rand(streamWidgets+100)) })
+	acts.Go(func() { r.listWidgets(writing, r.config.rand(streamWidgets+100)) })
 }
 
 var widgetFormats = []format{inJSON, asMetadata, asTable}
