@@ -17,12 +17,29 @@ DURATION ?= 10m
 SEED ?=
 HISTORY ?= 75s
 MEMBERS ?= 3
+WRITES ?= 300
 FAULTS ?=
 
 .PHONY: robustness
 # Writes to and reads from two weirs over one etcd while faults happen, for DURATION, and finds what is lost or wrong. Without
-# a SEED it draws one and says it. HISTORY is how long the weirs keep events, 16s at least; MEMBERS are etcd's; FAULTS are
-# the only kinds of faults to make, such as kill,etcd-cut, without any all. See test/robustness/doc.go.
+# a SEED it draws one and says it. HISTORY is how long the weirs keep events, 16s at least; MEMBERS are etcd's; WRITES are
+# so many a second, with reads in proportion; FAULTS are the only kinds of faults to make, such as kill,etcd-cut, without any
+# all. See test/robustness/doc.go.
 robustness:
-	WEIR_DURATION=$(DURATION) WEIR_SEED=$(SEED) WEIR_HISTORY=$(HISTORY) WEIR_MEMBERS=$(MEMBERS) WEIR_FAULTS=$(FAULTS) \
+	WEIR_DURATION=$(DURATION) WEIR_SEED=$(SEED) WEIR_HISTORY=$(HISTORY) WEIR_MEMBERS=$(MEMBERS) WEIR_WRITES=$(WRITES) \
+		WEIR_FAULTS=$(FAULTS) \
 		$(GO) test ./test/robustness -run '^TestRobustness$$' -count 1 -timeout 0 -v
+
+.PHONY: soak
+# Puts the load of a robustness run, without faults, on two weirs for SOAK, and fails if what they use has grown. It says where
+# it has left the curve.
+SOAK ?= 2h
+soak:
+	WEIR_SOAK=$(SOAK) WEIR_SEED=$(SEED) WEIR_HISTORY=$(HISTORY) WEIR_MEMBERS=$(MEMBERS) WEIR_WRITES=$(WRITES) WEIR_HERD=20 \
+		$(GO) test ./test/robustness -run '^TestSoak$$' -count 1 -timeout 0 -v
+
+KILLS ?= 200
+.PHONY: killed
+# Kills a stand-alone server KILLS times while it is written to, and looks for acknowledged writes that are lost.
+killed:
+	WEIR_KILLS=$(KILLS) WEIR_SEED=$(SEED) $(GO) test ./test/killed -run '^TestKilledUnderWrites$$' -count 1 -timeout 0 -v

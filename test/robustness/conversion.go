@@ -26,37 +26,29 @@ import (
 	"github.com/weir-project/weir/test/robustness/history"
 )
 
-// Widgets are custom resources of two versions. They are stored in v1 and read in v2, which a webhook converts to: what is
+// Gadgets are custom resources of two versions. They are stored in v1 and read in v2, which a webhook converts to: what is
 // "text" in the one is "value" in the other.
 const (
-	widgets      = "widgets"
-	widgetsGroup = "converted.robustness.test"
+	gadgets      = "gadgets"
+	gadgetsGroup = "converted.robustness.test"
 
-	widgetNamespaces = 2
-	widgetNames      = 5 // in each namespace; the first is never deleted
-	widgetEvery      = 250 * time.Millisecond
-	widgetSessions   = 6
+	gadgetNamespaces = 2
+	gadgetNames      = 5 // in each namespace; the first is never deleted
+	gadgetEvery      = 250 * time.Millisecond
+	gadgetSessions   = 6
 )
 
-// convertedData is what the webhook makes of a widget's data: from the name of the one version to that of the other.
+// convertedData is what the webhook makes of a gadget's data: from the name of the one version to that of the other.
 var convertedData = map[string]struct{ from, to string }{
-	widgetsGroup + "/v1": {"value", "text"},
-	widgetsGroup + "/v2": {"text", "value"},
+	gadgetsGroup + "/v1": {"value", "text"},
+	gadgetsGroup + "/v2": {"text", "value"},
 }
 
-// root is the path that a resource is found behind.
-func root(resource string) string {
-	if resource == widgets {
-		return "/apis/" + widgetsGroup + "/v2/"
-	}
-	return "/api/v1/"
+func gadgetPath(version string, namespace int) string {
+	return fmt.Sprintf("/apis/%s/%s/namespaces/robust-%d/%s", gadgetsGroup, version, namespace, gadgets)
 }
 
-func widgetPath(version string, namespace int) string {
-	return fmt.Sprintf("/apis/%s/%s/namespaces/robust-%d/%s", widgetsGroup, version, namespace, widgets)
-}
-
-func widgetName(i int) string { return fmt.Sprintf("widget-%d", i) }
+func gadgetName(i int) string { return fmt.Sprintf("gadget-%d", i) }
 
 // converter is the conversion webhook, behind a link.
 type converter struct {
@@ -102,7 +94,7 @@ func convert(w http.ResponseWriter, req *http.Request) {
 	}
 	answer := &apiextensionsv1.ConversionResponse{UID: review.Request.UID, Result: metav1.Status{Status: metav1.StatusSuccess}}
 	for _, raw := range review.Request.Objects {
-		converted, err := convertWidget(raw.Raw, review.Request.DesiredAPIVersion)
+		converted, err := convertGadget(raw.Raw, review.Request.DesiredAPIVersion)
 		if err != nil {
 			answer.ConvertedObjects, answer.Result = nil, metav1.Status{Status: metav1.StatusFailure, Message: err.Error()}
 			break
@@ -114,7 +106,7 @@ func convert(w http.ResponseWriter, req *http.Request) {
 	_ = json.NewEncoder(w).Encode(&review) // who asked may be gone
 }
 
-func convertWidget(raw []byte, version string) ([]byte, error) {
+func convertGadget(raw []byte, version string) ([]byte, error) {
 	names, known := convertedData[version]
 	if !known {
 		return nil, fmt.Errorf("version %q is not known", version)
@@ -133,8 +125,8 @@ func convertWidget(raw []byte, version string) ([]byte, error) {
 	return json.Marshal(o)
 }
 
-// defineWidgets makes the definition and the first widgets, and waits until both servers have them in both versions.
-func (r *Run) defineWidgets(ctx context.Context) error {
+// defineGadgets makes the definition and the first gadgets, and waits until both servers have them in both versions.
+func (r *Run) defineGadgets(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, healing)
 	defer cancel()
 	text := map[string]any{"type": "object", "additionalProperties": map[string]any{"type": "string"}}
@@ -145,10 +137,10 @@ func (r *Run) defineWidgets(ctx context.Context) error {
 		}
 	}
 	definition := map[string]any{
-		"metadata": metadata{Name: widgets + "." + widgetsGroup},
+		"metadata": metadata{Name: gadgets + "." + gadgetsGroup},
 		"spec": map[string]any{
-			"group": widgetsGroup, "scope": "Namespaced",
-			"names":    map[string]any{"plural": widgets, "singular": "widget", "kind": "Widget", "listKind": "WidgetList"},
+			"group": gadgetsGroup, "scope": "Namespaced",
+			"names":    map[string]any{"plural": gadgets, "singular": "gadget", "kind": "Gadget", "listKind": "GadgetList"},
 			"versions": []any{version("v1"), version("v2")},
 			"conversion": map[string]any{"strategy": "Webhook", "webhook": map[string]any{
 				"conversionReviewVersions": []string{"v1"},
@@ -157,13 +149,13 @@ func (r *Run) defineWidgets(ctx context.Context) error {
 		},
 	}
 	const definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-	if err := wants(http.StatusCreated, "define widgets")(answer(ctx, r.servers[0].rig, http.MethodPost, definitions, definition)); err != nil {
+	if err := wants(http.StatusCreated, "define gadgets")(answer(ctx, r.servers[0].rig, http.MethodPost, definitions, definition)); err != nil {
 		return err
 	}
-	for namespace := range widgetNamespaces {
-		err := until(ctx, "make the first widgets", func(ctx context.Context) error {
-			w := map[string]any{"metadata": metadata{Name: widgetName(0)}, "data": map[string]string{"text": "first"}}
-			return wants(http.StatusCreated, "make a widget")(answer(ctx, r.servers[0].rig, http.MethodPost, widgetPath("v1", namespace), typed("v1", w)))
+	for namespace := range gadgetNamespaces {
+		err := until(ctx, "make the first gadgets", func(ctx context.Context) error {
+			w := map[string]any{"metadata": metadata{Name: gadgetName(0)}, "data": map[string]string{"text": "first"}}
+			return wants(http.StatusCreated, "make a gadget")(answer(ctx, r.servers[0].rig, http.MethodPost, gadgetPath("v1", namespace), typed("v1", w)))
 		})
 		if err != nil {
 			return err
@@ -171,8 +163,8 @@ func (r *Run) defineWidgets(ctx context.Context) error {
 	}
 	for _, s := range r.servers {
 		for version := range map[string]bool{"v1": true, "v2": true} {
-			err := until(ctx, "widgets at "+s.name, func(ctx context.Context) error {
-				return wants(http.StatusOK, "list widgets in "+version)(answer(ctx, s.rig, http.MethodGet, widgetPath(version, 0), nil))
+			err := until(ctx, "gadgets at "+s.name, func(ctx context.Context) error {
+				return wants(http.StatusOK, "list gadgets in "+version)(answer(ctx, s.rig, http.MethodGet, gadgetPath(version, 0), nil))
 			})
 			if err != nil {
 				return err
@@ -182,17 +174,17 @@ func (r *Run) defineWidgets(ctx context.Context) error {
 	return nil
 }
 
-func typed(version string, widget map[string]any) map[string]any {
-	widget["apiVersion"], widget["kind"] = widgetsGroup+"/"+version, "Widget"
-	return widget
+func typed(version string, gadget map[string]any) map[string]any {
+	gadget["apiVersion"], gadget["kind"] = gadgetsGroup+"/"+version, "Gadget"
+	return gadget
 }
 
-// learnWidget adds a change of a widget, as it has to look in v2. parts are those of its key: group, resource, namespace, name.
-func learnWidget(truth *history.Truth, parts []string, value []byte, rev int64) error {
-	k := history.Key{Resource: widgets, Namespace: parts[2], Name: parts[3]}
+// learnGadget adds a change of a gadget, as it has to look in v2. parts are those of its key: group, resource, namespace, name.
+func learnGadget(truth *history.Truth, parts []string, value []byte, rev int64) error {
+	k := history.Key{Resource: gadgets, Namespace: parts[2], Name: parts[3]}
 	var state *history.State
 	if value != nil {
-		converted, err := convertWidget(value, widgetsGroup+"/v2")
+		converted, err := convertGadget(value, gadgetsGroup+"/v2")
 		if err != nil {
 			return fmt.Errorf("%v in etcd: %w", k, err)
 		}
@@ -200,46 +192,46 @@ func learnWidget(truth *history.Truth, parts []string, value []byte, rev int64) 
 		if err := json.Unmarshal(converted, &o); err != nil {
 			return fmt.Errorf("%v in etcd: %w", k, err)
 		}
-		state = &history.State{Revision: rev, UID: o.Metadata.UID, Labels: o.Metadata.Labels, Digests: o.digests(widgets, inJSON)}
+		state = &history.State{Revision: rev, UID: o.Metadata.UID, Labels: o.Metadata.Labels, Digests: o.digests(gadgets, inJSON)}
 	}
 	return truth.Add(rev, time.Now(), k, state)
 }
 
-// convertedLoad writes widgets in both versions until writing is done, and reads them in v2 until reading is.
+// convertedLoad writes gadgets in both versions until writing is done, and reads them in v2 until reading is.
 func (r *Run) convertedLoad(writing, reading context.Context, acts, reads *sync.WaitGroup) {
-	acts.Go(func() { r.writeWidgets(writing, r.config.rand(streamWidgets)) })
-	for i := range widgetSessions {
-		rnd := r.config.rand(streamWidgets + 1 + uint64(i))
-		s := &session{run: r, rand: rnd, scope: widgetScope(rnd), format: widgetFormats[i%len(widgetFormats)], habit: quick, clients: r.clients(1)[0]}
+	acts.Go(func() { r.writeGadgets(writing, r.config.rand(streamGadgets)) })
+	for i := range gadgetSessions {
+		rnd := r.config.rand(streamGadgets + 1 + uint64(i))
+		s := &session{run: r, rand: rnd, scope: gadgetScope(rnd), format: gadgetFormats[i%len(gadgetFormats)], habit: quick, clients: r.clients(1)[0]}
 		reads.Go(func() {
 			defer closeAll([][]*http.Client{s.clients})
 			s.live(reading)
 		})
 	}
-	acts.Go(func() { r.listWidgets(writing, r.config.rand(streamWidgets+100)) })
+	acts.Go(func() { r.listGadgets(writing, r.config.rand(streamGadgets+100)) })
 }
 
-var widgetFormats = []format{inJSON, asMetadata, asTable}
+var gadgetFormats = []format{inJSON, asMetadata, asTable}
 
-func widgetScope(r *rand.Rand) history.Scope {
-	c := history.Scope{Resource: widgets}
-	all, namespace, name := r.IntN(3), r.IntN(widgetNamespaces), r.IntN(widgetNames)
+func gadgetScope(r *rand.Rand) history.Scope {
+	c := history.Scope{Resource: gadgets}
+	all, namespace, name := r.IntN(3), r.IntN(gadgetNamespaces), r.IntN(gadgetNames)
 	if all > 0 {
 		c.Namespace = fmt.Sprintf("robust-%d", namespace)
 	}
 	if all > 1 {
-		c.Name = widgetName(name)
+		c.Name = gadgetName(name)
 	}
 	return c
 }
 
-// writeWidgets makes one write after the other. What becomes of it, etcd tells.
-func (r *Run) writeWidgets(ctx context.Context, rnd *rand.Rand) {
+// writeGadgets makes one write after the other. What becomes of it, etcd tells.
+func (r *Run) writeGadgets(ctx context.Context, rnd *rand.Rand) {
 	clients := r.direct()
 	defer closeAll([][]*http.Client{clients})
 	for n := 0; ctx.Err() == nil; n++ {
-		wait(ctx, widgetEvery)
-		at, namespace, i, choice := rnd.IntN(weirs), rnd.IntN(widgetNamespaces), rnd.IntN(widgetNames), rnd.IntN(8)
+		wait(ctx, gadgetEvery)
+		at, namespace, i, choice := rnd.IntN(weirs), rnd.IntN(gadgetNamespaces), rnd.IntN(gadgetNames), rnd.IntN(8)
 		version, field := "v1", "text"
 		if rnd.IntN(2) == 0 {
 			version, field = "v2", "value"
@@ -247,35 +239,35 @@ func (r *Run) writeWidgets(ctx context.Context, rnd *rand.Rand) {
 		if r.down(at) {
 			at = (at + 1) % weirs
 		}
-		path := widgetPath(version, namespace)
+		path := gadgetPath(version, namespace)
 		body := typed(version, map[string]any{
-			"metadata": map[string]any{"name": widgetName(i), "labels": map[string]string{side: pick(rnd, sides)}},
+			"metadata": map[string]any{"name": gadgetName(i), "labels": map[string]string{side: pick(rnd, sides)}},
 			"data":     map[string]string{field: fmt.Sprintf("value %d", n)},
 		})
 		method := http.MethodPost
 		switch {
 		case i > 0 && choice == 0:
-			method, path, body = http.MethodDelete, path+"/"+widgetName(i), nil
+			method, path, body = http.MethodDelete, path+"/"+gadgetName(i), nil
 		case i == 0 || choice > 3:
-			method, path = http.MethodPatch, path+"/"+widgetName(i)
+			method, path = http.MethodPatch, path+"/"+gadgetName(i)
 		}
 		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), writePatience)
 		status, data, err := answer(ask, r.servers[at].rig, method, path, body)
 		cancel()
 		if err == nil && status >= http.StatusInternalServerError {
-			r.refusals.note(fmt.Sprintf("%s of a widget in %s %d", method, version, status), data)
+			r.refusals.note(fmt.Sprintf("%s of a gadget in %s %d", method, version, status), data)
 		}
 	}
 }
 
-// listWidgets makes one list after the other, at either server.
-func (r *Run) listWidgets(ctx context.Context, rnd *rand.Rand) {
+// listGadgets makes one list after the other, at either server.
+func (r *Run) listGadgets(ctx context.Context, rnd *rand.Rand) {
 	clients := r.clients(1)
 	defer closeAll(clients)
 	for ctx.Err() == nil {
-		wait(ctx, widgetEvery)
+		wait(ctx, gadgetEvery)
 		at, back, limited := rnd.IntN(weirs), r.config.ago(rnd)/2, rnd.IntN(3) == 0
-		l := &history.List{Scope: widgetScope(rnd), Format: string(pick(rnd, widgetFormats))}
+		l := &history.List{Scope: gadgetScope(rnd), Format: string(pick(rnd, gadgetFormats))}
 		l.Mode = pick(rnd, []history.Mode{history.Consistent, history.Any, history.Exact})
 		if limited {
 			l.Limit = 1 + rnd.IntN(4)
@@ -287,7 +279,7 @@ func (r *Run) listWidgets(ctx context.Context, rnd *rand.Rand) {
 	}
 }
 
-// webhook has the conversion webhook not answer, or refuse connections. Widgets cannot be had in v2 then, other than from what
+// webhook has the conversion webhook not answer, or refuse connections. Gadgets cannot be had in v2 then, other than from what
 // was converted before, and go on in v1.
 func (r *Run) webhook(ctx context.Context, f fault) (err error) {
 	l := r.converter.link
@@ -304,13 +296,13 @@ func (r *Run) webhook(ctx context.Context, f fault) (err error) {
 			return err
 		}
 		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), silence)
-		status, data, _ := answer(ask, s.rig, http.MethodGet, widgetPath("v2", 0)+"/"+widgetName(0), nil)
+		status, data, _ := answer(ask, s.rig, http.MethodGet, gadgetPath("v2", 0)+"/"+gadgetName(0), nil)
 		cancel()
 		if status == http.StatusOK {
 			return fmt.Errorf("%w: %s has converted %s", errNothing, s.name, rig.FirstLine(data))
 		}
-		err = bites(ctx, "widgets in the version that needs no conversion", func(ctx context.Context) error {
-			return wants(http.StatusOK, "read one at "+s.name)(answer(ctx, s.rig, http.MethodGet, widgetPath("v1", 0)+"/"+widgetName(0), nil))
+		err = bites(ctx, "gadgets in the version that needs no conversion", func(ctx context.Context) error {
+			return wants(http.StatusOK, "read one at "+s.name)(answer(ctx, s.rig, http.MethodGet, gadgetPath("v1", 0)+"/"+gadgetName(0), nil))
 		})
 	}
 	wait(ctx, time.Until(over))

@@ -52,7 +52,7 @@
 //
 // What is not there yet:
 //   - a database that has really reached its size (the alarm is raised by name), disks that are full, slow or broken, two
-//     faults at a time, links that are half open for longer than keep-alives wait
+//     faults at a time
 //   - server-side apply, deletecollection, leases that expire, custom resources and changes of their definition, other
 //     resources than Pods and ConfigMaps, objects of more than 200 kB
 //   - lists with NotOlderThan, watches by shard, compressed answers, lists that go on from an expired continue token

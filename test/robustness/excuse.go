@@ -33,7 +33,7 @@ func (x *excuses) begin(f fault) (over func()) {
 		// The cache has given up its state, and a watch that waits for one is told so after its answer has begun.
 		resources = []string{brokenResource(f)}
 	case faultWebhook:
-		resources = []string{widgets} // the same, for what cannot be converted
+		resources = []string{gadgets} // the same, for what cannot be converted
 	default:
 		return func() {}
 	}

@@ -116,7 +116,7 @@ func (r *Run) well(ctx context.Context, f fault) error {
 	defer cancel()
 	paths := []string{"/api/v1/" + pods, "/api/v1/" + configMaps}
 	if f.kind == faultWebhook {
-		paths = append(paths, root(widgets)+widgets)
+		paths = append(paths, collection(gadgets, "", ""))
 	}
 	for _, s := range r.servers {
 		for _, path := range paths {

@@ -18,7 +18,16 @@ import (
 	"github.com/weir-project/weir/test/servers"
 )
 
-func TestMain(m *testing.M) { servers.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asInformers) == "" {
+		servers.Main(m)
+	}
+	if err := InformerChild(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
 
 // The environment says what is not to be as in the short run.
 const (
@@ -26,6 +35,8 @@ const (
 	durationEnv = "WEIR_DURATION" // of the load, such as 10m
 	historyEnv  = "WEIR_HISTORY"  // how long events are kept, such as 75s
 	membersEnv  = "WEIR_MEMBERS"  // of etcd
+	herdEnv     = "WEIR_HERD"     // watches in each herd
+	writesEnv   = "WEIR_WRITES"   // a second
 	faultsEnv   = "WEIR_FAULTS"   // the only kinds of them, such as kill,etcd-cut
 )
 
@@ -40,6 +51,44 @@ func fromEnv[T any](t *testing.T, name string, otherwise T, parse func(string) (
 		t.Fatalf("%s=%s: %v", name, given, err)
 	}
 	return value
+}
+
+// config is that of the short run, but for what the environment says.
+func config(t *testing.T) Config {
+	t.Helper()
+	parseSeed := func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) }
+	return Config{
+		Seed:     fromEnv(t, seedEnv, rand.Uint64(), parseSeed),
+		Duration: fromEnv(t, durationEnv, 45*time.Second, time.ParseDuration),
+		History:  fromEnv(t, historyEnv, 18*time.Second, time.ParseDuration),
+		Members:  fromEnv(t, membersEnv, 1, strconv.Atoi),
+		Herd:     fromEnv(t, herdEnv, 240, strconv.Atoi),
+		Writes:   fromEnv(t, writesEnv, fullWrites, strconv.Atoi),
+		Faults:   fromEnv(t, faultsEnv, nil, parseFaults),
+	}
+}
+
+// runDir makes a directory for a run, which stays if the run fails, or is a soak.
+func runDir(t *testing.T, c Config) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "weir-robustness-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s=%d", seedEnv, c.Seed)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the history, the servers' logs and the seed are in %s; again with %s=%d", dir, seedEnv, c.Seed)
+		} else if os.Getenv(soakEnv) == "" {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err := os.WriteFile(filepath.Join(dir, "seed"), strconv.AppendUint(nil, c.Seed, 10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // A seed makes the same faults. Each kind comes once before any comes again, but for those that are seldom, and those that
@@ -106,34 +155,12 @@ func TestRobustness(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
-	parseSeed := func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) }
-	c := Config{
-		Seed:     fromEnv(t, seedEnv, rand.Uint64(), parseSeed),
-		Duration: fromEnv(t, durationEnv, 45*time.Second, time.ParseDuration),
-		History:  fromEnv(t, historyEnv, 18*time.Second, time.ParseDuration),
-		Members:  fromEnv(t, membersEnv, 1, strconv.Atoi),
-		Faults:   fromEnv(t, faultsEnv, nil, parseFaults),
-		Herd:     240,
-	}
-	dir, err := os.MkdirTemp("", "weir-robustness-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%s=%d", seedEnv, c.Seed)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the history, the servers' logs and the seed are in %s; again with %s=%d", dir, seedEnv, c.Seed)
-		} else if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := os.WriteFile(filepath.Join(dir, "seed"), strconv.AppendUint(nil, c.Seed, 10), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	c := config(t)
+	dir := runDir(t, c)
 	room := servers.RoomIn(t, dir)
 	ctx, cancel := context.WithTimeout(t.Context(), c.Duration+5*time.Minute)
 	defer cancel()
-	run, err := Open(ctx, room, servers.ShortHistory(servers.Program(servers.Weir), c.History), c)
+	run, err := Open(ctx, room, servers.Checked(servers.ShortHistory(servers.Program(servers.Weir), c.History), checkEvery), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,5 +171,18 @@ func TestRobustness(t *testing.T) {
 	}
 	if err := run.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A server's complaint is found in its log, with what it says about it.
+func TestComplaints(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	said := "I1125 all is well\nE1125 checker.go:96] \"Cache consistency check failed\" resource=\"pods\"\npanic: Cache\n\ngoroutine 1\nmain\n"
+	if err := os.WriteFile(log, []byte(said), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, err := complaints(log)
+	if err != nil || len(found) != 2 || !strings.Contains(found[1], "goroutine 1") {
+		t.Errorf("found %q, %v", found, err)
 	}
 }

@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/weir-project/weir/internal/rig"
 	"github.com/weir-project/weir/internal/rig/link"
+	"github.com/weir-project/weir/test/robustness/check"
 	"github.com/weir-project/weir/test/robustness/history"
 )
 
@@ -45,8 +47,10 @@ type cluster struct {
 func Open(ctx context.Context, room *rig.Room, program rig.Program, c Config) (*Run, error) {
 	r := &Run{
 		config: c, truth: history.NewTruth(), presence: presence{there: map[history.Key]bool{}},
-		acks: make(chan history.Write, 1000),
+		acks: make(chan history.Write, 1000), reads: make(chan *history.Read, 1000),
 	}
+	r.objects = check.NewObjects(r.truth)
+	r.objects.Pictures = room.Dir()
 	options := rig.EtcdOptions{Members: c.members()}
 	if options.Members > 1 {
 		r.cluster.peers = link.NewPeers()
@@ -59,6 +63,7 @@ func Open(ctx context.Context, room *rig.Room, program rig.Program, c Config) (*
 	if r.etcd, err = r.cluster.Client(ctx); err != nil {
 		return nil, err
 	}
+	program.Args = append(slices.Clone(program.Args), arguments...)
 	if err := room.CanLimit(); err != nil {
 		r.skipped = map[faultKind]string{faultMemory: err.Error()}
 	} else {
@@ -95,8 +100,10 @@ func Open(ctx context.Context, room *rig.Room, program rig.Program, c Config) (*
 	if r.converter, err = newConverter(room); err != nil {
 		return r, err
 	}
-	r.record, err = newRecord(filepath.Join(room.Dir(), "history.jsonl"))
-	return r, err
+	if r.record, err = newRecord(filepath.Join(room.Dir(), "history.jsonl")); err != nil {
+		return r, err
+	}
+	return r, r.inform(room)
 }
 
 // died tells which of the processes has ended by itself. Those that faults have ended run again.
@@ -120,7 +127,7 @@ const grace = 30 * time.Second
 
 // Close ends the servers, then etcd, which they need to end, and then lets go of what Open took, but for the room.
 func (r *Run) Close() error {
-	var failures []error
+	failures := []error{r.stopInformers()}
 	for _, s := range r.servers {
 		if s.rig != nil {
 			failures = append(failures, s.rig.Stop(grace))

@@ -92,6 +92,9 @@ func followFrom(ctx context.Context, client *clientv3.Client, truth *history.Tru
 				}
 				next = e.Kv.ModRevision + 1
 			}
+			if n := len(resp.Events); n > 0 { // all of a revision comes in one answer
+				truth.Reach(resp.Events[n-1].Kv.ModRevision)
+			}
 			if resp.IsProgressNotify() { // other answers name a revision up to which they need not have all
 				truth.Reach(resp.Header.Revision)
 			}
@@ -99,23 +102,45 @@ func followFrom(ctx context.Context, client *clientv3.Client, truth *history.Tru
 	}
 }
 
+// prefix is where etcd has the objects of a resource.
+func prefix(resource string) string {
+	if resource == widgets {
+		return registry + group + "/" + widgets + "/"
+	}
+	return registry + resource + "/"
+}
+
+// keyOf is the object of a key in etcd, false if it is none of the resources that are judged.
+func keyOf(key string) (history.Key, bool) {
+	for _, resource := range resources {
+		if rest, ok := strings.CutPrefix(key, prefix(resource)); ok {
+			namespace, name, ok := strings.Cut(rest, "/")
+			return history.Key{Resource: resource, Namespace: namespace, Name: name}, ok
+		}
+	}
+	return history.Key{}, false
+}
+
 // learn adds a change, if it is one of the resources that are judged. Without a value it is a deletion.
 func learn(truth *history.Truth, key, value []byte, rev int64) error {
 	parts := strings.Split(strings.TrimPrefix(string(key), registry), "/")
-	if len(parts) == 4 && parts[0] == widgetsGroup {
-		return learnWidget(truth, parts, value, rev)
+	if len(parts) == 4 && parts[0] == gadgetsGroup {
+		return learnGadget(truth, parts, value, rev)
 	}
-	if len(parts) != 3 || parts[0] != pods && parts[0] != configMaps || parts[1] == brokenNamespace {
+	k, judged := keyOf(string(key))
+	if !judged || k.Namespace == brokenNamespace {
 		return nil
 	}
-	k := history.Key{Resource: parts[0], Namespace: parts[1], Name: parts[2]}
 	var state *history.State
 	if value != nil {
-		o, err := decodeProtobuf(value)
+		o, err := decode(value)
 		if err != nil {
 			return fmt.Errorf("%s in etcd: %w", key, err)
 		}
-		state = &history.State{Revision: rev, UID: o.Metadata.UID, Labels: o.Metadata.Labels, Op: o.Metadata.Annotations[opMark], Digests: o.digests(k.Resource, inProtobuf)}
+		state = &history.State{
+			Revision: rev, UID: o.Metadata.UID, Labels: o.Metadata.Labels, Fields: o.fields(k.Resource),
+			Op: o.Metadata.Annotations[opMark], Digests: o.digests(k.Resource, inProtobuf),
+		}
 		if o.Spec != nil {
 			state.Node = o.Spec.NodeName
 		}
