@@ -28,6 +28,8 @@ type Config struct {
 	Members int
 	// NoFaults leaves the faults out.
 	NoFaults bool
+	// StopAtFirst ends the run with the first violation; see Run.First.
+	StopAtFirst bool
 }
 
 const (

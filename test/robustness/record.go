@@ -112,6 +112,7 @@ func (r *refusals) String() string {
 type found struct {
 	mu         sync.Mutex
 	first      time.Time
+	firsts     []check.Violation // of the first record that had any
 	violations []check.Violation
 	records    int // that had any
 	failures   []error
@@ -131,7 +132,7 @@ func (f *found) add(list []check.Violation) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.records++; f.records == 1 {
-		f.first = time.Now()
+		f.first, f.firsts = time.Now(), list
 	}
 	f.violations = append(f.violations, list[:min(len(list), maxOfRecord, maxKept-len(f.violations))]...)
 }

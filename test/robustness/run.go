@@ -37,6 +37,8 @@ type Run struct {
 	stats    counts
 	refusals refusals
 	found    found
+	// stop ends the load when Config.StopAtFirst and something was found. It is set by load.
+	stop context.CancelFunc
 
 	acks    chan history.Write
 	pending []history.Write // acknowledged without a revision; the clerk's until it has ended
@@ -69,6 +71,9 @@ func (r *Run) Do(ctx context.Context) error {
 	r.begin, r.began = r.truth.Head(), time.Now()
 
 	r.load(ctx)
+	if r.stopped() {
+		return r.verdict()
+	}
 	if err := r.agree(ctx); err != nil {
 		r.fail(err)
 	}
@@ -91,8 +96,10 @@ func (r *Run) makeNamespaces(ctx context.Context) error {
 
 // load runs all that acts, and returns when all of it has ended and is judged.
 func (r *Run) load(ctx context.Context) {
-	whole := ctx
-	ctx, cancel := context.WithTimeout(ctx, r.config.Duration)
+	whole, stop := context.WithCancel(ctx)
+	defer stop()
+	r.stop = stop
+	ctx, cancel := context.WithTimeout(whole, r.config.Duration)
 	defer cancel()
 	var clerk, acts, reads sync.WaitGroup
 	clerk.Go(func() { r.judgeWrites(whole) })
@@ -122,7 +129,7 @@ func (r *Run) load(ctx context.Context) {
 		r.reach(whole, head.Header.Revision)
 	}
 	for _, w := range r.pending {
-		r.found.add(check.Write(r.truth, w))
+		r.note(check.Write(r.truth, w))
 	}
 	stopReading()
 	reads.Wait()
@@ -204,7 +211,7 @@ func (r *Run) judgeWrites(ctx context.Context) {
 			r.pending = append(r.pending, w)
 		} else if r.reach(ctx, w.Revision) {
 			l.Violations = check.Write(r.truth, w)
-			r.found.add(l.Violations)
+			r.note(l.Violations)
 		}
 		r.record.write(l)
 	}
@@ -244,7 +251,7 @@ func (r *Run) judgeWatch(w *history.Watch) {
 	l := line{Watch: w, Events: len(w.Events)}
 	if r.reach(context.Background(), last) {
 		l.Violations = check.Watch(r.truth, w)
-		r.found.add(l.Violations)
+		r.note(l.Violations)
 	}
 	if len(l.Violations) == 0 {
 		short := *w
@@ -263,7 +270,7 @@ func (r *Run) judgeList(l *history.List) {
 	}
 	if r.reach(context.Background(), latest) {
 		out.Violations = check.List(r.truth, l)
-		r.found.add(out.Violations)
+		r.note(out.Violations)
 	}
 	if len(out.Violations) == 0 {
 		short := *l
@@ -271,6 +278,27 @@ func (r *Run) judgeList(l *history.List) {
 		out.List = &short
 	}
 	r.record.write(out)
+}
+
+// note keeps what was found about a record.
+func (r *Run) note(list []check.Violation) {
+	if r.found.add(list); len(list) > 0 && r.config.StopAtFirst {
+		r.stop()
+	}
+}
+
+// stopped tells whether the run is over because something was found.
+func (r *Run) stopped() bool {
+	found, _ := r.First()
+	return r.config.StopAtFirst && len(found) > 0
+}
+
+// First returns what was found about the first record with a violation, or some of it, and how long after the load began
+// that was; nil if nothing was found so far.
+func (r *Run) First() (found []check.Violation, after time.Duration) {
+	r.found.mu.Lock()
+	defer r.found.mu.Unlock()
+	return r.found.firsts, r.found.first.Sub(r.began)
 }
 
 // agree checks, when all is at rest, that lists of everything at each server and etcd's own state are the truth.

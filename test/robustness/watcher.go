@@ -183,7 +183,7 @@ func (s *session) watch(ctx context.Context, at int, w *history.Watch, seconds i
 		last := events[len(events)-1].Revision
 		patience, done := context.WithTimeout(reading, duePatience)
 		defer done()
-		for seen.Load() < last && patience.Err() == nil {
+		for seen.Load() < last && patience.Err() == nil && !s.run.stopped() {
 			wait(patience, 10*time.Millisecond)
 		}
 		if reading.Err() == nil {
