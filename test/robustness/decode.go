@@ -67,13 +67,26 @@ type object struct {
 	Metadata metadata          `json:"metadata"`
 	Data     map[string]string `json:"data,omitempty"` // a ConfigMap's
 	Spec     *podSpec          `json:"spec,omitempty"` // a Pod's
-	Rows     []struct {
-		Object object `json:"object"`
-	} `json:"rows,omitempty"`
-	Items   []object        `json:"items,omitempty"`
-	Code    int             `json:"code,omitempty"`
-	Message string          `json:"message,omitempty"`
-	Details json.RawMessage `json:"details,omitempty"`
+	Rows     []row             `json:"rows,omitempty"`
+	Items    []object          `json:"items,omitempty"`
+	Code     int               `json:"code,omitempty"`
+	Message  string            `json:"message,omitempty"`
+	Details  json.RawMessage   `json:"details,omitempty"`
+}
+
+// row is one of a Table.
+type row struct {
+	Cells  []any  `json:"cells"`
+	Object object `json:"object"`
+}
+
+// shown is the row's object under the name that stands in its first cell, so that cells which are another object's show.
+func (r *row) shown() object {
+	o := r.Object
+	if len(r.Cells) > 0 {
+		o.Metadata.Name = fmt.Sprint(r.Cells[0])
+	}
+	return o
 }
 
 type podSpec struct {
@@ -268,7 +281,8 @@ func (s *stream) event(kind history.Kind, o *object) (history.Event, error) {
 		if len(o.Rows) != 1 {
 			return e, fmt.Errorf("%s of a Table with %d rows", kind, len(o.Rows))
 		}
-		o = &o.Rows[0].Object
+		shown := o.Rows[0].shown()
+		o = &shown
 	}
 	var err error
 	if e.Revision, err = o.revision(); err != nil {

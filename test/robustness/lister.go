@@ -76,8 +76,8 @@ func (r *Run) list(ctx context.Context, client *http.Client, s *server, l *histo
 		}
 		l.Revisions = append(l.Revisions, rev)
 		items := page.Items
-		for _, row := range page.Rows {
-			items = append(items, row.Object)
+		for i := range page.Rows {
+			items = append(items, page.Rows[i].shown())
 		}
 		for i := range items {
 			it := history.Item{Key: items[i].key(l.Scope.Resource), Digests: items[i].digests(l.Scope.Resource, format(l.Format))}

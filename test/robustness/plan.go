@@ -58,6 +58,7 @@ const (
 	streamHerds
 	streamStorms
 	streamLists
+	streamEdges
 	streamWriters  = 1_000
 	streamSessions = 2_000
 )

@@ -116,6 +116,7 @@ type found struct {
 	violations []check.Violation
 	records    int // that had any
 	failures   []error
+	stop       func() // called when something is found, if not nil
 }
 
 // One fault makes thousands of violations: so many are kept of one record, and in all, to be told in the end. All are in
@@ -131,6 +132,9 @@ func (f *found) add(list []check.Violation) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.stop != nil {
+		f.stop()
+	}
 	if f.records++; f.records == 1 {
 		f.first, f.firsts = time.Now(), list
 	}

@@ -37,8 +37,6 @@ type Run struct {
 	stats    counts
 	refusals refusals
 	found    found
-	// stop ends the load when Config.StopAtFirst and something was found. It is set by load.
-	stop context.CancelFunc
 
 	acks    chan history.Write
 	pending []history.Write // acknowledged without a revision; the clerk's until it has ended
@@ -98,7 +96,9 @@ func (r *Run) makeNamespaces(ctx context.Context) error {
 func (r *Run) load(ctx context.Context) {
 	whole, stop := context.WithCancel(ctx)
 	defer stop()
-	r.stop = stop
+	if r.config.StopAtFirst {
+		r.found.stop = stop
+	}
 	ctx, cancel := context.WithTimeout(whole, r.config.Duration)
 	defer cancel()
 	var clerk, acts, reads sync.WaitGroup
@@ -110,6 +110,7 @@ func (r *Run) load(ctx context.Context) {
 	acts.Go(func() { r.faults(ctx, r.began) })
 	acts.Go(func() { r.herds(ctx) })
 	acts.Go(func() { r.storms(ctx) })
+	acts.Go(func() { r.edges(ctx) })
 	acts.Go(func() { r.lists(ctx) })
 	reading, stopReading := context.WithCancel(whole)
 	defer stopReading()
@@ -129,7 +130,7 @@ func (r *Run) load(ctx context.Context) {
 		r.reach(whole, head.Header.Revision)
 	}
 	for _, w := range r.pending {
-		r.note(check.Write(r.truth, w))
+		r.found.add(check.Write(r.truth, w))
 	}
 	stopReading()
 	reads.Wait()
@@ -211,7 +212,7 @@ func (r *Run) judgeWrites(ctx context.Context) {
 			r.pending = append(r.pending, w)
 		} else if r.reach(ctx, w.Revision) {
 			l.Violations = check.Write(r.truth, w)
-			r.note(l.Violations)
+			r.found.add(l.Violations)
 		}
 		r.record.write(l)
 	}
@@ -251,7 +252,7 @@ func (r *Run) judgeWatch(w *history.Watch) {
 	l := line{Watch: w, Events: len(w.Events)}
 	if r.reach(context.Background(), last) {
 		l.Violations = check.Watch(r.truth, w)
-		r.note(l.Violations)
+		r.found.add(l.Violations)
 	}
 	if len(l.Violations) == 0 {
 		short := *w
@@ -270,7 +271,7 @@ func (r *Run) judgeList(l *history.List) {
 	}
 	if r.reach(context.Background(), latest) {
 		out.Violations = check.List(r.truth, l)
-		r.note(out.Violations)
+		r.found.add(out.Violations)
 	}
 	if len(out.Violations) == 0 {
 		short := *l
@@ -278,13 +279,6 @@ func (r *Run) judgeList(l *history.List) {
 		out.List = &short
 	}
 	r.record.write(out)
-}
-
-// note keeps what was found about a record.
-func (r *Run) note(list []check.Violation) {
-	if r.found.add(list); len(list) > 0 && r.config.StopAtFirst {
-		r.stop()
-	}
 }
 
 // stopped tells whether the run is over because something was found.

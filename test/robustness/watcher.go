@@ -75,6 +75,7 @@ func (r *Run) watch(ctx, lazy context.Context, client *http.Client, s *server, w
 	case history.AtZero:
 		q.Set("resourceVersion", "0")
 	case history.WatchList:
+		w.Known = r.known.Load()
 		q.Set("sendInitialEvents", "true")
 		q.Set("resourceVersionMatch", "NotOlderThan")
 	}
