@@ -24,3 +24,17 @@ MEMBERS ?= 1
 robustness:
 	WEIR_DURATION=$(DURATION) WEIR_SEED=$(SEED) WEIR_HISTORY=$(HISTORY) WEIR_MEMBERS=$(MEMBERS) \
 		$(GO) test ./test/robustness -run '^TestRobustness$$' -count 1 -timeout 0 -v
+
+.PHONY: soak
+# Puts the load of a robustness run, without faults, on two weirs for SOAK, and fails if what they use has grown. It says where
+# it has left the curve.
+SOAK ?= 2h
+soak:
+	WEIR_SOAK=$(SOAK) WEIR_SEED=$(SEED) WEIR_HISTORY=$(HISTORY) WEIR_MEMBERS=$(MEMBERS) WEIR_HERD=20 \
+		$(GO) test ./test/robustness -run '^TestSoak$$' -count 1 -timeout 0 -v
+
+KILLS ?= 200
+.PHONY: killed
+# Kills a stand-alone server KILLS times while it is written to, and looks for acknowledged writes that are lost.
+killed:
+	WEIR_KILLS=$(KILLS) WEIR_SEED=$(SEED) $(GO) test ./test/killed -run '^TestKilledUnderWrites$$' -count 1 -timeout 0 -v

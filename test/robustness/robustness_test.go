@@ -24,6 +24,7 @@ const (
 	durationEnv = "WEIR_DURATION" // of the load, such as 10m
 	historyEnv  = "WEIR_HISTORY"  // how long events are kept, such as 75s
 	membersEnv  = "WEIR_MEMBERS"  // of etcd
+	herdEnv     = "WEIR_HERD"     // watches in each herd
 )
 
 func fromEnv[T any](t *testing.T, name string, otherwise T, parse func(string) (T, error)) T {
@@ -37,6 +38,42 @@ func fromEnv[T any](t *testing.T, name string, otherwise T, parse func(string) (
 		t.Fatalf("%s=%s: %v", name, given, err)
 	}
 	return value
+}
+
+// config is that of the short run, but for what the environment says.
+func config(t *testing.T) Config {
+	t.Helper()
+	parseSeed := func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) }
+	return Config{
+		Seed:     fromEnv(t, seedEnv, rand.Uint64(), parseSeed),
+		Duration: fromEnv(t, durationEnv, 45*time.Second, time.ParseDuration),
+		History:  fromEnv(t, historyEnv, 18*time.Second, time.ParseDuration),
+		Members:  fromEnv(t, membersEnv, 1, strconv.Atoi),
+		Herd:     fromEnv(t, herdEnv, 240, strconv.Atoi),
+	}
+}
+
+// runDir makes a directory for a run, which stays if the run fails, or is a soak.
+func runDir(t *testing.T, c Config) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "weir-robustness-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s=%d", seedEnv, c.Seed)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the history, the servers' logs and the seed are in %s; again with %s=%d", dir, seedEnv, c.Seed)
+		} else if os.Getenv(soakEnv) == "" {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err := os.WriteFile(filepath.Join(dir, "seed"), strconv.AppendUint(nil, c.Seed, 10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // A seed makes the same faults, and every kind of them among the first.
@@ -68,29 +105,8 @@ func TestRobustness(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
-	parseSeed := func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) }
-	c := Config{
-		Seed:     fromEnv(t, seedEnv, rand.Uint64(), parseSeed),
-		Duration: fromEnv(t, durationEnv, 45*time.Second, time.ParseDuration),
-		History:  fromEnv(t, historyEnv, 18*time.Second, time.ParseDuration),
-		Members:  fromEnv(t, membersEnv, 1, strconv.Atoi),
-		Herd:     240,
-	}
-	dir, err := os.MkdirTemp("", "weir-robustness-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%s=%d", seedEnv, c.Seed)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the history, the servers' logs and the seed are in %s; again with %s=%d", dir, seedEnv, c.Seed)
-		} else if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := os.WriteFile(filepath.Join(dir, "seed"), strconv.AppendUint(nil, c.Seed, 10), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	c := config(t)
+	dir := runDir(t, c)
 	room := servers.RoomIn(t, dir)
 	ctx, cancel := context.WithTimeout(t.Context(), c.Duration+5*time.Minute)
 	defer cancel()
