@@ -26,6 +26,7 @@
 //     events are about to be let go of. They begin after a calm that is longer than events are kept. That is how lost events
 //     of keyed watches were once seen, where a thousand ordinary resumptions did not show them.
 //   - storms open and close watches at once.
+//   - edges ask a server where its history begins, and watch everything from there and from the revision before.
 //   - lists are consistent, of any state, or of an exact revision; whole or in pages.
 //
 // Faults are a cut or a delay of the link to a weir, kill -9 and SIGSTOP of a weir, and a compaction of etcd. One is over
@@ -58,6 +59,6 @@
 //   - that single objects are linearizable (reads of one object; porcupine), that reads do not go back between servers
 //   - list and watch against watch list, one stream in all forms and at both servers, informers with
 //     KUBE_WATCHLIST_INCONSISTENCY_DETECTOR
-//   - lies planted in weir by a build tag; the known bugs of upstream as scenarios; stock beside weir
+//   - the known bugs of upstream as scenarios; stock beside weir
 //   - a drawing of the timeline; a bound on the memory of runs of many hours (the truth is kept whole)
 package robustness
