@@ -6,16 +6,21 @@ package robustness
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/weir-project/weir/test/robustness/check"
 	"github.com/weir-project/weir/test/robustness/history"
 )
 
 // edgeOpen is how long a watch from the edge of history stays open.
 const edgeOpen = time.Second
+
+// deafAfter is how many watches in a row may end without a word: one or two do where a cache is read anew.
+const deafAfter = 5
 
 // edgeEvery is longer where more is kept: all of that is sent each time.
 func (c Config) edgeEvery() time.Duration { return c.history() / 9 }
@@ -26,11 +31,20 @@ func (r *Run) edges(ctx context.Context) {
 	rnd := r.config.rand(streamEdges)
 	clients := r.clients(1)
 	defer closeAll(clients)
+	deaf := make([]int, weirs)
 	for ctx.Err() == nil {
 		wait(ctx, r.config.edgeEvery())
 		at := rnd.IntN(weirs)
 		scope := history.Scope{Resource: pick(rnd, []string{pods, configMaps})}
-		floor, ok := r.floor(ctx, clients[0][at], r.servers[at], scope)
+		w := &history.Watch{ID: r.id(), Role: "edge", Format: string(inJSON), Scope: scope, Start: history.AtRevision, From: r.begin}
+		r.open(ctx, clients[0][at], r.servers[at], w)
+		if w.Status != http.StatusOK || len(w.Events) > 0 || w.End != io.EOF.Error() {
+			deaf[at] = 0
+		} else if deaf[at]++; deaf[at] == deafAfter {
+			r.found.add([]check.Violation{{Rule: check.End, What: fmt.Sprintf("watches of %+v from %d at %s", scope, w.From, w.Server),
+				Text: fmt.Sprintf("%d in a row have ended with neither an event nor an error: a client that goes on from there never learns that it cannot", deafAfter)}})
+		}
+		floor, ok := floorIn(w)
 		if !ok {
 			continue
 		}
@@ -52,11 +66,9 @@ func (r *Run) open(ctx context.Context, client *http.Client, s *server, w *histo
 	r.judgeWatch(w)
 }
 
-// floor is the lowest revision from which a server can serve a watch, as it says when it is asked for too old a one. It
-// reports false as long as it has everything.
-func (r *Run) floor(ctx context.Context, client *http.Client, s *server, scope history.Scope) (int64, bool) {
-	w := &history.Watch{ID: r.id(), Role: "edge", Format: string(inJSON), Scope: scope, Start: history.AtRevision, From: max(r.begin, 1)}
-	r.open(ctx, client, s, w)
+// floorIn is the lowest revision from which a server can serve a watch, as it has said to one that asked for too old a one.
+// It reports false as long as the server has everything.
+func floorIn(w *history.Watch) (int64, bool) {
 	if !w.Gone() || len(w.Events) == 0 {
 		return 0, false
 	}

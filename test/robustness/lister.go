@@ -121,7 +121,7 @@ func (r *Run) page(ctx context.Context, client *http.Client, s *server, l *histo
 		err = json.Unmarshal(body, &o)
 	}
 	if err != nil {
-		r.fail(fmt.Errorf("list %d at %s in %s: %w", l.ID, s.name, f, err))
+		r.broken(fmt.Sprintf("list %d (%s, %s) of %+v at %s", l.ID, l.Mode, f, l.Scope, s.name), err)
 	}
 	return o, resp.StatusCode, err
 }

@@ -141,6 +141,11 @@ func (f *found) add(list []check.Violation) {
 	f.violations = append(f.violations, list[:min(len(list), maxOfRecord, maxKept-len(f.violations))]...)
 }
 
+// broken notes that an answer of 200 makes no sense.
+func (r *Run) broken(what string, err error) {
+	r.found.add([]check.Violation{{Rule: check.Broken, What: what, Text: err.Error()}})
+}
+
 // fail notes that the run itself cannot go on as it should, or that an answer makes no sense.
 func (r *Run) fail(err error) {
 	r.found.mu.Lock()

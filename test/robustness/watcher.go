@@ -109,7 +109,7 @@ func (r *Run) watch(ctx, lazy context.Context, client *http.Client, s *server, w
 		e, err := events.next()
 		switch {
 		case errors.Is(err, errStream):
-			r.fail(fmt.Errorf("watch %d at %s: %w", w.ID, w.Server, err))
+			r.broken(fmt.Sprintf("watch %d (%s, %s) of %+v at %s", w.ID, w.Role, w.Format, w.Scope, w.Server), err)
 			fallthrough
 		case err != nil:
 			w.End = err.Error()

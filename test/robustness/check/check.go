@@ -29,6 +29,7 @@ const (
 	Revision   Rule = "revision"     // a list names another revision than was asked for
 	State      Rule = "state"        // a list is not the state at its revision
 	Stale      Rule = "stale"        // a consistent list is older than what was known
+	Broken     Rule = "broken"       // what came is no answer, or no watch event
 	Unrecorded Rule = "acknowledged" // a write was acknowledged and is not in etcd
 )
 

@@ -18,7 +18,7 @@ import (
 	"strings"
 )
 
-// Env, in the environment of a program with planted lies, names the one that it tells.
+// Env is the variable in the environment of a program with planted lies that names the one that it tells.
 const Env = "WEIR_LIE"
 
 // planted is a file that each package with lies gets. %s are its name and that of the variable in the environment.

@@ -113,6 +113,14 @@ func ofTheLog() []Lie {
 		}`}},
 		},
 		{
+			Name: "410-swallowed", What: "a watch from a revision that is too old ends without a word",
+			Rules: []check.Rule{check.End}, Within: later,
+			Edits: []Edit{{"watchcache/watch.go", `		return nil, apierrors.NewResourceExpired(old.Error())`, `		if LIE(1) {
+			return nil, eventlog.ErrClosed
+		}
+		return nil, apierrors.NewResourceExpired(old.Error())`}},
+		},
+		{
 			Name: "aged-off-by-one", What: "the event that a keyed reader reads next is dropped for its age, and nobody told",
 			Rules: []check.Rule{check.Gap, check.HighMark}, Within: late, Herd: 1500,
 			Edits: []Edit{

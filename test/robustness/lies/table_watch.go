@@ -133,6 +133,16 @@ func ofWatches() []Lie {
 			Edits: []Edit{{"coalesce/stream.go", `	if s.n > 0 && s.err == nil {`, `	if s.n > 0 && s.err == nil && !LIE(200) {`}},
 		},
 		{
+			Name: "buffer-shared", What: "a buffer that events are gathered in is given back before it is written, so that two watches may have it",
+			Rules: []check.Rule{check.Broken, check.Foreign, check.Double, check.Order, check.Gap, check.Type}, Within: later,
+			Edits: []Edit{{"coalesce/stream.go", `func (s *Stream) drain() error {
+`, `func (s *Stream) drain() error {
+	if s.buffer != nil && LIE(100) {
+		buffers.Put(s.buffer)
+	}
+`}},
+		},
+		{
 			Name: "buffer-repeated", What: "one buffer of 200 that events are gathered in is sent twice",
 			Rules: []check.Rule{check.Double, check.Type, check.Order}, Within: soon,
 			Edits: []Edit{{"coalesce/stream.go", `		_, _ = s.write(s.buffer[:s.n]) // which notes the error`, `		_, _ = s.write(s.buffer[:s.n]) // which notes the error
