@@ -36,9 +36,9 @@ func ofWatches() []Lie {
 	ended, err := w.sendBookmark(at, true)`}},
 		},
 		{
-			Name: "initial-one-missing", What: "one in 400 initial events is not sent",
+			Name: "initial-one-missing", What: "one in a hundred initial events is not sent",
 			Rules: []check.Rule{check.Initial}, Within: soon,
-			Edits: []Edit{{"watchcache/watcher.go", `	if s.wanted(f) && !s.sendFrame(f) {`, `	if s.wanted(f) && !LIE(400) && !s.sendFrame(f) {`}},
+			Edits: []Edit{{"watchcache/watcher.go", `	if s.wanted(f) && !s.sendFrame(f) {`, `	if s.wanted(f) && !LIE(100) && !s.sendFrame(f) {`}},
 		},
 		{
 			Name: "initial-of-before", What: "the initial events are the state of ten revisions before the one that they name",
