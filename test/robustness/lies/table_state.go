@@ -101,9 +101,9 @@ func ofLists() []Lie {
 	gen, at, v, err := c.reach(ctx, rev)`}},
 		},
 		{
-			Name: "item-left-out", What: "one in 500 items of lists in JSON is not written",
+			Name: "item-left-out", What: "one in fifty items of lists in JSON is not written",
 			Rules: []check.Rule{check.State}, Within: soon,
-			Edits: []Edit{{"liststream/send.go", `		head, rest, err := s.item(f, &next)`, `		if count > 0 && s.format == wire.ListJSON && LIE(500) {
+			Edits: []Edit{{"liststream/send.go", `		head, rest, err := s.item(f, &next)`, `		if count > 0 && s.format == wire.ListJSON && LIE(50) {
 			count++
 			continue
 		}
