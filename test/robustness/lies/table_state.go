@@ -39,10 +39,10 @@ func ofTheState() []Lie {
 	return g.past[n-1], true`}},
 		},
 		{
-			Name: "progress-too-high", What: "a progress notification moves the state's revision twenty too far, with no event there",
+			Name: "progress-too-high", What: "a progress notification moves the revision of the state of Pods twenty too far",
 			Rules: []check.Rule{check.State, check.Initial}, Within: later,
 			Edits: []Edit{{"watchcache/source.go", `	s.gen.advance(rev, floor)
-	s.cache.mu.Unlock()`, `	if LIE(1) {
+	s.cache.mu.Unlock()`, `	if s.cache.cfg.GroupResource.Resource == "pods" && LIE(1) {
 		rev += 20
 	}
 	s.gen.advance(rev, floor)
