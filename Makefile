@@ -16,13 +16,18 @@ bench-gate:
 DURATION ?= 10m
 SEED ?=
 HISTORY ?= 75s
-MEMBERS ?= 1
+MEMBERS ?= 3
+WRITES ?= 300
+FAULTS ?=
 
 .PHONY: robustness
 # Writes to and reads from two weirs over one etcd while faults happen, for DURATION, and finds what is lost or wrong. Without
-# a SEED it draws one and says it. HISTORY is how long the weirs keep events, 16s at least; MEMBERS are etcd's. See test/robustness/doc.go.
+# a SEED it draws one and says it. HISTORY is how long the weirs keep events, 16s at least; MEMBERS are etcd's; WRITES are
+# so many a second, with reads in proportion; FAULTS are the only kinds of faults to make, such as kill,etcd-cut, without any
+# all. See test/robustness/doc.go.
 robustness:
-	WEIR_DURATION=$(DURATION) WEIR_SEED=$(SEED) WEIR_HISTORY=$(HISTORY) WEIR_MEMBERS=$(MEMBERS) \
+	WEIR_DURATION=$(DURATION) WEIR_SEED=$(SEED) WEIR_HISTORY=$(HISTORY) WEIR_MEMBERS=$(MEMBERS) WEIR_WRITES=$(WRITES) \
+		WEIR_FAULTS=$(FAULTS) \
 		$(GO) test ./test/robustness -run '^TestRobustness$$' -count 1 -timeout 0 -v
 
 .PHONY: soak
@@ -30,7 +35,7 @@ robustness:
 # it has left the curve.
 SOAK ?= 2h
 soak:
-	WEIR_SOAK=$(SOAK) WEIR_SEED=$(SEED) WEIR_HISTORY=$(HISTORY) WEIR_MEMBERS=$(MEMBERS) WEIR_HERD=20 \
+	WEIR_SOAK=$(SOAK) WEIR_SEED=$(SEED) WEIR_HISTORY=$(HISTORY) WEIR_MEMBERS=$(MEMBERS) WEIR_WRITES=$(WRITES) WEIR_HERD=20 \
 		$(GO) test ./test/robustness -run '^TestSoak$$' -count 1 -timeout 0 -v
 
 KILLS ?= 200

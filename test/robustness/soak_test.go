@@ -39,7 +39,7 @@ func TestSoak(t *testing.T) {
 	for _, s := range run.servers {
 		sampler.Servers = append(sampler.Servers, s.rig)
 	}
-	samples, err := sample(ctx, &sampler, run)
+	samples, err := sampled(ctx, &sampler, run)
 	t.Log(run.Report())
 	if err != nil {
 		t.Error(err)
@@ -73,21 +73,21 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// sample does the run, and samples while its load lasts.
-func sample(ctx context.Context, sampler *soak.Sampler, run *Run) ([]soak.Sample, error) {
+// sampled does the run, and samples while its load lasts.
+func sampled(ctx context.Context, sampler *soak.Sampler, run *Run) ([]soak.Sample, error) {
 	type outcome struct {
 		samples []soak.Sample
 		err     error
 	}
 	lasting, stop := context.WithTimeout(ctx, run.config.Duration)
 	defer stop()
-	sampled := make(chan outcome, 1)
+	done := make(chan outcome, 1)
 	go func() {
 		samples, err := sampler.Run(lasting)
-		sampled <- outcome{samples, err}
+		done <- outcome{samples, err}
 	}()
 	err := run.Do(ctx)
 	stop()
-	o := <-sampled
+	o := <-done
 	return o.samples, errors.Join(err, o.err)
 }
