@@ -113,10 +113,11 @@ type row struct {
 	Object object `json:"object"`
 }
 
-// shown is the row's object under the name that stands in its first cell, so that cells which are another object's show.
-func (r *row) shown() object {
+// shown is the row's object under the name that stands in its first cell, so that cells which are another object's show. An
+// Event's first cell is no name.
+func (r *row) shown(resource string) object {
 	o := r.Object
-	if len(r.Cells) > 0 {
+	if len(r.Cells) > 0 && resource != eventsOf {
 		o.Metadata.Name = fmt.Sprint(r.Cells[0])
 	}
 	return o
@@ -386,7 +387,7 @@ func (s *stream) event(kind history.Kind, o *object) (history.Event, error) {
 		if len(o.Rows) != 1 {
 			return e, fmt.Errorf("%s of a Table with %d rows", kind, len(o.Rows))
 		}
-		shown := o.Rows[0].shown()
+		shown := o.Rows[0].shown(s.resource)
 		o = &shown
 	}
 	var err error

@@ -51,9 +51,38 @@ func ofTheState() []Lie {
 	}
 }
 
-// ofLists are lies of lists.
+// ofLists are lies of lists, and of reads of one object.
 func ofLists() []Lie {
 	return []Lie{
+		{
+			Name: "read-from-cache", What: "a consistent read of one object is what the cache has, however old",
+			Rules: []check.Rule{check.Stale, check.Linearizable}, Within: later,
+			Edits: []Edit{{"watchcache/read.go", `	if opts.ResourceVersion == "" || !c.Ready() {`, `	if opts.ResourceVersion == "" && !LIE(1) || !c.Ready() {`}},
+		},
+		{
+			Name: "read-does-not-wait", What: "a read of one object that may not be older than a revision is what the cache has, however old",
+			Rules: []check.Rule{check.Stale}, Within: late,
+			Edits: []Edit{{"watchcache/read.go", `	_, at, v, err := c.reach(ctx, rev)`, `	if LIE(1) {
+		rev = 0
+	}
+	_, at, v, err := c.reach(ctx, rev)`}},
+		},
+		{
+			Name: "read-of-last-list", What: "a read of one object at the cache is of the state that the last list was of",
+			Rules: []check.Rule{check.Stale, check.Linearizable, check.State, check.Foreign}, Within: later,
+			Edits: []Edit{
+				{"watchcache/read.go", `	if rule.ShouldDelegate {`, `	if _, _, v, err := c.current(); err == nil && LYING {
+		planted.Store(c, v)
+	}
+	if rule.ShouldDelegate {`},
+				{"watchcache/read.go", `	f, ok := v.objects.Get(key)
+	span`, `	if last, ok := planted.Load(c); ok && LIE(1) {
+		v = last.(view)
+	}
+	f, ok := v.objects.Get(key)
+	span`},
+			},
+		},
 		{
 			Name: "page-of-now", What: "a page that goes on is of the latest state",
 			Rules: []check.Rule{check.State, check.Double}, Within: soon,

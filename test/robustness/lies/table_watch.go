@@ -77,6 +77,13 @@ func ofWatches() []Lie {
 	}`}},
 		},
 		{
+			Name: "shard-not-looked-at", What: "one in fifty objects of other shards is taken for one of the shard that is asked for",
+			Rules: []check.Rule{check.Foreign, check.State, check.Initial, check.Type}, Within: soon,
+			Edits: []Edit{{"watchcache/matcher.go", `		if !ok {
+			m.filtered()`, `		if !ok && !LIE(50) {
+			m.filtered()`}},
+		},
+		{
 			Name: "selectors-not-compared", What: "every update is taken for one that no selector tells from what was before",
 			Rules: []check.Rule{check.Type, check.Gap, check.HighMark}, Within: soon,
 			Edits: []Edit{{"watchcache/source.go", `prev != nil && f.SelectedAs(prev)`, `prev != nil && (f.SelectedAs(prev) || LIE(1))`}},
