@@ -387,7 +387,7 @@ func (s *stream) event(kind history.Kind, o *object) (history.Event, error) {
 		if len(o.Rows) != 1 {
 			return e, fmt.Errorf("%s of a Table with %d rows", kind, len(o.Rows))
 		}
-		shown := o.Rows[0].shown(s.resource)
+		shown := o.Rows[0].shown(s.scope.Resource)
 		o = &shown
 	}
 	var err error
