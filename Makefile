@@ -50,3 +50,24 @@ LIES ?= all
 # between. About a minute for each; see test/robustness/lies/doc.go.
 robustness-lies:
 	WEIR_LIES=$(LIES) $(GO) test ./test/robustness/lies -run '^TestLies$$' -count 1 -timeout 0 -v
+
+FUZZTIME ?= 30m
+
+.PHONY: fuzz
+# Fuzzes everything that reads what clients send or etcd holds, one target after the other, FUZZTIME for each. Each compares with
+# upstream's own code, or with what was put in. What is found is written to the package's testdata/fuzz, where go test runs it.
+fuzz:
+	@failed=; for file in $$(grep -rl '^func Fuzz' --include='*_test.go' .); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' $$file); do \
+			echo "$$target in $$(dirname $$file)"; \
+			$(GO) test $$(dirname $$file) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -timeout 0 || failed="$$failed $$target"; \
+		done; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+REQUESTS ?= 10000
+
+.PHONY: who-may-see-what
+# Puts REQUESTS random requests of restricted users to stock and to weir, both over one etcd, and compares what they are shown.
+# Takes four minutes after the build. Without a SEED it draws one and says it. See test/authz/authz_test.go.
+who-may-see-what:
+	WEIR_REQUESTS=$(REQUESTS) WEIR_SEED=$(SEED) $(GO) test ./test/authz -run '^TestWhoMaySeeWhat$$' -count 1 -timeout 60m -v
