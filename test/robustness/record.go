@@ -130,9 +130,11 @@ func (r *refusals) String() string {
 type found struct {
 	mu         sync.Mutex
 	first      time.Time
+	firsts     []check.Violation // of the first record that had any
 	violations []check.Violation
 	records    int // that had any
 	failures   []error
+	stop       func() // called when something is found, if not nil
 }
 
 // One fault makes thousands of violations: so many are kept of one record, and in all, to be told in the end. All are in
@@ -148,8 +150,11 @@ func (f *found) add(list []check.Violation) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.stop != nil {
+		f.stop()
+	}
 	if f.records++; f.records == 1 {
-		f.first = time.Now()
+		f.first, f.firsts = time.Now(), list
 	}
 	f.violations = append(f.violations, list[:min(len(list), maxOfRecord, maxKept-len(f.violations))]...)
 }
@@ -159,6 +164,11 @@ func (f *found) any() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.records > 0
+}
+
+// broken notes that an answer of 200 makes no sense.
+func (r *Run) broken(what string, err error) {
+	r.found.add([]check.Violation{{Rule: check.Broken, What: what, Text: err.Error()}})
 }
 
 // fail notes that the run itself cannot go on as it should, or that an answer makes no sense.

@@ -31,6 +31,7 @@ const (
 	Revision   Rule = "revision"     // a list names another revision than was asked for
 	State      Rule = "state"        // a list is not the state at its revision
 	Stale      Rule = "stale"        // a list or a read is older than what was known, or asked for
+	Broken     Rule = "broken"       // what came is no answer, or no watch event
 	Unrecorded Rule = "acknowledged" // a write was acknowledged and is not in etcd
 
 	Linearizable Rule = "linearizable" // reads and writes of one object have no order
