@@ -22,6 +22,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 
+	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/ledger"
 )
 
@@ -284,6 +285,9 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 		return fmt.Errorf("the watch of the storage of %s goes back: it tells of %s at revision %d after revision %d", c.cfg.GroupResource, key, f.Revision(), s.rev)
 	}
 	prev, _ := s.state.objects.Get(key)
+	if err := leadsOn(event, prev, f); err != nil {
+		return fmt.Errorf("the watch of the storage of %s does not lead on from what was read: %w", c.cfg.GroupResource, err)
+	}
 	ch := &change{rev: f.Revision(), prev: prev, recorded: recorded, received: received}
 	if event.Type == watch.Deleted {
 		ch.last.Store(f)
@@ -297,6 +301,35 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 		return err
 	}
 	s.recovered()
+	return nil
+}
+
+// leadsOn holds that an event is the next of its object after prev, nil for none. One that is not says that the storage has
+// left out another, or tells this one twice: etcd has had such faults. What is known of the object is then worth nothing.
+func leadsOn(event watch.Event, prev, f *frame.Frame) error {
+	switch {
+	case prev == nil && event.Type != watch.Added:
+		return fmt.Errorf("%s of %s at revision %d, which was not there", event.Type, f.Key(), f.Revision())
+	case prev != nil && f.Revision() <= prev.Revision():
+		return fmt.Errorf("%s of %s at revision %d comes a second time", event.Type, f.Key(), f.Revision())
+	case prev != nil && event.Type == watch.Added:
+		// The same object may be stored under two keys, by mistake: upstream puts up with that.
+		old, err := prev.Decode()
+		if err != nil {
+			return err
+		}
+		was, err := meta.Accessor(old)
+		if err != nil {
+			return err
+		}
+		is, err := meta.Accessor(event.Object)
+		if err != nil {
+			return err
+		}
+		if is.GetUID() != was.GetUID() {
+			return fmt.Errorf("%s of %s at revision %d, while another of that name was there, of revision %d", event.Type, f.Key(), f.Revision(), prev.Revision())
+		}
+	}
 	return nil
 }
 
