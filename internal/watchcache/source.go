@@ -33,6 +33,8 @@ const (
 	// without a leader, say) is taken up again before everything is read anew. Ending
 	// all watches at every hiccup would put more load on a struggling etcd.
 	internalErrorRetry = 30 * time.Second
+	// silencePeriod is how long a watch may tell nothing, not even progress, until etcd is asked for its revision.
+	silencePeriod = 30 * time.Second
 	// pageSize is how many objects are read at once where etcd cannot stream them.
 	pageSize = 500
 )
@@ -208,6 +210,7 @@ func (s *source) ready(rev uint64) error {
 	s.rev = rev
 	s.gen = &generation{
 		log:   newLog(rev, c.trigger, c.limits(func() int64 { return s.state.bytes })),
+		back:  make(chan error, 1),
 		moved: make(chan struct{}),
 	}
 	c.running.Go(s.gen.log.Dispatch) // until setNotReady closes the log
@@ -229,15 +232,30 @@ func (s *source) ready(rev uint64) error {
 // consume applies what the watch tells until it ends. An error is the storage's own,
 // or that of an object that could not be taken in.
 func (s *source) consume(ctx context.Context, w watch.Interface) error {
+	silence := s.cache.cfg.Clock.NewTicker(silencePeriod)
+	defer silence.Stop()
+	silent := false // nothing has come since silence has last ticked
 	for {
+		var back <-chan error
+		if s.gen != nil {
+			back = s.gen.back
+		}
 		select {
 		case event, ok := <-w.ResultChan():
 			if !ok {
 				return nil
 			}
+			silent = false
 			if err := s.apply(ctx, event); err != nil {
 				return err
 			}
+		case err := <-back:
+			return err
+		case <-silence.C():
+			if silent {
+				_, _ = s.cache.storageRevision(ctx) // if it has something to say, back says it; if it fails, the next one asks
+			}
+			silent = true
 		case <-ctx.Done():
 			return nil
 		}
@@ -342,7 +360,7 @@ func (s *source) progress(ctx context.Context, rev uint64) error {
 		// would never be told. If it does not answer, the next notification asks again.
 		current, err := c.cfg.Storage.GetCurrentResourceVersion(ctx)
 		if err == nil && current < s.rev {
-			return fmt.Errorf("the storage of %s has gone back to revision %d after revision %d; was etcd restored from a backup?", c.cfg.GroupResource, current, s.rev)
+			return wentBack(c.cfg.GroupResource, current, s.rev)
 		}
 		return nil
 	}

@@ -6,6 +6,7 @@ package known
 import (
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,8 +98,7 @@ func TestBehind(t *testing.T) {
 // was deleted by that is not in its lists, watches do not go on, and what is written after it is seen.
 func TestRestored(t *testing.T) {
 	room := servers.Room(t)
-	// As Kubernetes recommends: it is how a cache hears where etcd is.
-	etcd, err := room.StartEtcd(t.Context(), rig.EtcdOptions{ProgressInterval: time.Second})
+	etcd, err := room.StartEtcd(t.Context(), rig.EtcdOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,9 +143,15 @@ func TestRestored(t *testing.T) {
 		}
 		return os.CopyFS(data, os.DirFS(backup))
 	})
+	// From now on no consistent list may show what is not there any more.
+	want := map[string]int64{"kept": kept}
 	servers.Eventually(t, "the server to have what etcd has", func() bool {
-		status, l := w.list(w.a, pathOf(ns)+"?resourceVersion=0")
-		return status == 200 && maps.Equal(l.names, map[string]int64{"kept": kept})
+		status, l := w.list(w.a, pathOf(ns))
+		if status == http.StatusOK && !maps.Equal(l.names, want) {
+			t.Fatalf("a consistent list has %v at revision %d, want %v", l.names, l.rev, want)
+		}
+		status, l = w.list(w.a, pathOf(ns)+"?resourceVersion=0")
+		return status == http.StatusOK && maps.Equal(l.names, want)
 	})
 	r.waitEnd()
 	for _, e := range r.record().Events {
