@@ -20,6 +20,7 @@ import (
 	"k8s.io/apiserver/pkg/storage/cacher/metrics"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
 	"github.com/weir-project/weir/internal/frame"
@@ -232,13 +233,15 @@ func (s *source) ready(rev uint64) error {
 // consume applies what the watch tells until it ends. An error is the storage's own,
 // or that of an object that could not be taken in.
 func (s *source) consume(ctx context.Context, w watch.Interface) error {
-	silence := s.cache.cfg.Clock.NewTicker(silencePeriod)
-	defer silence.Stop()
-	silent := false // nothing has come since silence has last ticked
+	var back <-chan error
+	var timer clock.Timer
+	var silence <-chan time.Time // timer's
+	silent := false              // nothing has come since silence has last told
 	for {
-		var back <-chan error
-		if s.gen != nil {
-			back = s.gen.back
+		if s.gen != nil && timer == nil {
+			timer = s.cache.cfg.Clock.NewTimer(silencePeriod)
+			defer timer.Stop()
+			back, silence = s.gen.back, timer.C()
 		}
 		select {
 		case event, ok := <-w.ResultChan():
@@ -251,11 +254,12 @@ func (s *source) consume(ctx context.Context, w watch.Interface) error {
 			}
 		case err := <-back:
 			return err
-		case <-silence.C():
+		case <-silence:
 			if silent {
 				_, _ = s.cache.storageRevision(ctx) // if it has something to say, back says it; if it fails, the next one asks
 			}
 			silent = true
+			timer.Reset(silencePeriod)
 		case <-ctx.Done():
 			return nil
 		}
