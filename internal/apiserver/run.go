@@ -66,6 +66,9 @@ func (o *Options) Run(ctx context.Context, ready func(Ready)) error {
 			return err
 		}
 	}
+	if err := o.endWatchesAtShutdown(); err != nil {
+		return err
+	}
 	if err := o.listen(ctx); err != nil {
 		return err
 	}
@@ -104,6 +107,20 @@ func stopped(ctx context.Context, err error) error {
 	default:
 		return cause
 	}
+}
+
+// watchGrace is what --shutdown-watch-termination-grace-period is if it is not given. Upstream's default is 0: a server
+// that is asked to end keeps its watches, and itself, for --request-timeout, and then breaks them off. With a period it ends
+// them in order, at least 200 a second, and goes when they are gone; it is what thousands of watches may take.
+const watchGrace = "10s"
+
+// endWatchesAtShutdown has watches end when the server is asked to, unless flags say otherwise.
+func (o *Options) endWatchesAtShutdown() error {
+	const flag = "shutdown-watch-termination-grace-period"
+	if o.changed(flag) {
+		return nil
+	}
+	return o.set(flag, watchGrace)
 }
 
 // standalone reports whether the server brings its own etcd.

@@ -5,6 +5,7 @@ package apiserver
 
 import (
 	"context"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -90,6 +91,38 @@ func TestRestartInOneProcess(t *testing.T) {
 	}
 	if _, err := client.CoreV1().Namespaces().Get(ctx, "nowhere", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("the first server after that: %v", err)
+	}
+}
+
+// A server that is asked to end tells its watches so, and does not wait for as long as a request may take: each ends as a
+// stream that is complete.
+func TestWatchesEndWithTheServer(t *testing.T) {
+	server, client := startServer(t, "--data-dir="+t.TempDir(), "--request-timeout=1h")
+	var streams []io.ReadCloser
+	for range 100 {
+		stream, err := client.CoreV1().RESTClient().Get().AbsPath("/api/v1/configmaps").Param("watch", "1").Stream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		streams = append(streams, stream)
+	}
+	stopped := make(chan error, 1)
+	asked := time.Now()
+	go func() { stopped <- server.Stop() }()
+	select {
+	case err := <-stopped:
+		if err != nil {
+			t.Error(err)
+		}
+		t.Logf("ended %v after it was asked to", time.Since(asked))
+	case <-time.After(time.Minute): // decides nothing but when a test that has failed says so
+		t.Fatal("the server waits for requests that do not end")
+	}
+	for i, stream := range streams {
+		if _, err := io.Copy(io.Discard, stream); err != nil {
+			t.Errorf("watch %d: %v", i, err)
+		}
 	}
 }
 

@@ -180,7 +180,9 @@ func (s *Stream) Write(p []byte) (int, error) {
 	}
 	s.unflushed = true
 	if !s.produced.Load() || len(p) == 0 {
-		return s.w.Write(p)
+		var n int
+		n, s.err = s.w.Write(p)
+		return n, s.err
 	}
 	if s.n+len(p) > bufferSize {
 		if err := s.drain(); err != nil {

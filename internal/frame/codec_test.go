@@ -71,18 +71,6 @@ func TestIdentify(t *testing.T) {
 	}
 }
 
-// FuzzIdentify looks for bytes that make it fail.
-func FuzzIdentify(f *testing.F) {
-	f.Add([]byte("k8s\x00\x0a\x09\x0a\x02v1\x12\x03Pod\x12\x00"))
-	f.Add([]byte(`{"kind":"Pod","apiVersion":"v1"}`))
-	f.Add([]byte("apiVersion: v1\nkind: Pod\n"))
-	f.Fuzz(func(t *testing.T, object []byte) {
-		if format, typ := identify(object); format == wire.Other && typ != (typeMeta{}) && object[0] == '{' {
-			t.Errorf("%q is no JSON, but %+v", object, typ)
-		}
-	})
-}
-
 // TestEncode makes frames of an object stored in each media type.
 func TestEncode(t *testing.T) {
 	for mediaType, format := range map[string]wire.Format{

@@ -8,7 +8,7 @@
 //	Room: a directory, an administrator, an authority; Close stops all
 //	  |
 //	  |-- Etcd                                       StartEtcd
-//	  |     |-- Member 1 --- PeerVia --- Member 2        this program again, as internal-etcd
+//	  |     |-- Member 1 -- PeerProxy -- Member 2        this program again, as internal-etcd
 //	  |     |
 //	  |   (an address in between)
 //	  |     |

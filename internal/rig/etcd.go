@@ -25,8 +25,17 @@ type EtcdOptions struct {
 	QuotaBytes int64
 	// ProgressInterval is how often a watch hears that nothing has happened; 0 is etcd's own default.
 	ProgressInterval time.Duration
-	// PeerVia, when not nil, is asked for an address to put in place of the one that a member listens on for the others.
-	PeerVia func(member int, address string) (instead string, err error)
+	// PeerProxy, when not nil, is asked for the HTTP proxy, as host:port, by which a member reaches the others: so what is
+	// between two of them is told from what is between two others. It is told of all members, in their order.
+	PeerProxy func(member int, all []Peer) (proxy string, err error)
+}
+
+// Peer is a member as the others know it.
+type Peer struct {
+	// Name is what they ask their proxies for, as host:port.
+	Name string
+	// Address is where it listens for them, as host:port on loopback.
+	Address string
 }
 
 // Etcd is an etcd of one or several members, each a process of its own, with its real fsync.
@@ -64,21 +73,21 @@ func (r *Room) StartEtcd(ctx context.Context, o EtcdOptions) (*Etcd, error) {
 	e := &Etcd{}
 	cluster := make([]string, n) // "name=peer URL"
 	args := make([][]string, n)
+	var peers []Peer
 	for i := range n {
 		name := "etcd"
 		if n > 1 {
 			name = fmt.Sprintf("etcd-%d", i+1)
 		}
 		client, peer := loopback(found[2*i]), loopback(found[2*i+1])
-		via := peer
-		if o.PeerVia != nil {
-			if via, err = o.PeerVia(i, peer); err != nil {
-				return nil, fmt.Errorf("address to put in place of %s's: %w", name, err)
-			}
+		advertised := peer
+		if o.PeerProxy != nil {
+			advertised = fmt.Sprintf("%s:%d", name, found[2*i+1]) // nothing on loopback goes by a proxy
+			peers = append(peers, Peer{Name: advertised, Address: peer})
 		}
-		cluster[i] = name + "=http://" + via
+		cluster[i] = name + "=http://" + advertised
 		args[i] = []string{"--name", name, "--dir", filepath.Join(r.dir, name), "--client", client, "--peer", peer,
-			"--advertise-peer", via, fmt.Sprintf("--quota-bytes=%d", o.QuotaBytes), fmt.Sprintf("--progress-interval=%v", o.ProgressInterval)}
+			"--advertise-peer", advertised, fmt.Sprintf("--quota-bytes=%d", o.QuotaBytes), fmt.Sprintf("--progress-interval=%v", o.ProgressInterval)}
 		e.Members = append(e.Members, &Member{Address: client})
 	}
 	for i, m := range e.Members {
@@ -86,7 +95,15 @@ func (r *Room) StartEtcd(ctx context.Context, o EtcdOptions) (*Etcd, error) {
 			args[i] = append(args[i], "--cluster", one)
 		}
 		name := args[i][1]
-		m.Process, err = start(name, filepath.Join(r.dir, name+".log"), func() (launch, error) { return r.etcdMember(args[i]) })
+		var env []string
+		if o.PeerProxy != nil {
+			proxy, err := o.PeerProxy(i, peers)
+			if err != nil {
+				return nil, fmt.Errorf("proxy between %s and the other members: %w", name, err)
+			}
+			env = []string{"HTTP_PROXY=http://" + proxy, "NO_PROXY=", "no_proxy="}
+		}
+		m.Process, err = start(name, filepath.Join(r.dir, name+".log"), func() (launch, error) { return r.etcdMember(args[i], env) })
 		if err != nil {
 			return nil, err
 		}
@@ -100,8 +117,9 @@ func (r *Room) StartEtcd(ctx context.Context, o EtcdOptions) (*Etcd, error) {
 	return e, nil
 }
 
-func (r *Room) etcdMember(args []string) (launch, error) {
+func (r *Room) etcdMember(args, env []string) (launch, error) {
 	cmd := r.self.Command(append([]string{etcdSubcommand}, args...)...)
+	cmd.Env = append(cmd.Env, env...)
 	// The end of its input tells it to end, so that it does not outlive this process where the kernel does not see to
 	// that. Wait closes the pipe.
 	if _, err := cmd.StdinPipe(); err != nil {

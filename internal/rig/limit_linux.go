@@ -168,6 +168,24 @@ func (l *limiter) group(name string, limit int64) (*memoryGroup, error) {
 	return g, nil
 }
 
+// limitStep is how much more a group is allowed at a time that cannot have a lower limit.
+const limitStep = 1 << 20
+
+// setLimit changes the limit. Version 1 refuses one that is below what the group uses and cannot give back, where version 2
+// kills; the group then gets as little more as it takes, and its next growth kills.
+func (g *memoryGroup) setLimit(limit int64) error {
+	path := filepath.Join(g.dir, g.layout.limitFile)
+	err := writeFile(path, strconv.FormatInt(limit, 10))
+	for errors.Is(err, syscall.EBUSY) && limit < g.limit {
+		limit += limitStep
+		err = writeFile(path, strconv.FormatInt(limit, 10))
+	}
+	if err != nil {
+		return fmt.Errorf("limit a control group to %d bytes: %w", limit, err)
+	}
+	return nil
+}
+
 // writeFile writes to a file that is there: control groups' files cannot be created.
 func writeFile(path, value string) error {
 	file, err := os.OpenFile(path, os.O_WRONLY, 0)

@@ -23,6 +23,7 @@ func (*limiter) group(string, int64) (*memoryGroup, error) { return nil, errors.
 type memoryGroup struct{ limit int64 }
 
 func (*memoryGroup) enter(_ Self, cmd *exec.Cmd, _ []string) *exec.Cmd { return cmd }
+func (*memoryGroup) setLimit(int64) error                              { return errors.ErrUnsupported }
 func (*memoryGroup) killed() bool                                      { return false }
 func (*memoryGroup) remove()                                           {}
 

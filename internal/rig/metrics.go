@@ -22,6 +22,10 @@ type Metrics struct {
 	// Allocated is what has been allocated on the heap since the start, in bytes.
 	Allocated  float64
 	Goroutines int64
+	// Descriptors are open files and connections.
+	Descriptors int64
+	// Purposes is what weir says of the bytes that it holds, by what they are for; empty for other servers.
+	Purposes map[string]int64
 }
 
 // Heap is a Go server's own account of its memory, in bytes.
@@ -50,6 +54,14 @@ func (a *Admin) Metrics(ctx context.Context) (Metrics, error) {
 		m := family.GetMetric()[0]
 		return m.GetGauge().GetValue() + m.GetCounter().GetValue() // it has one of them
 	}
+	purposes := map[string]int64{}
+	for _, m := range families["weir_memory_bytes"].GetMetric() {
+		for _, l := range m.GetLabel() {
+			if l.GetName() == "purpose" {
+				purposes[l.GetValue()] = int64(m.GetGauge().GetValue())
+			}
+		}
+	}
 	return Metrics{
 		RSS:     int64(value("process_resident_memory_bytes")),
 		CPU:     value("process_cpu_seconds_total"),
@@ -59,8 +71,10 @@ func (a *Admin) Metrics(ctx context.Context) (Metrics, error) {
 			Inuse: int64(value("go_memstats_heap_inuse_bytes")),
 			Stack: int64(value("go_memstats_stack_inuse_bytes")),
 		},
-		Allocated:  value("go_memstats_alloc_bytes_total"),
-		Goroutines: int64(value("go_goroutines")),
+		Allocated:   value("go_memstats_alloc_bytes_total"),
+		Goroutines:  int64(value("go_goroutines")),
+		Descriptors: int64(value("process_open_fds")),
+		Purposes:    purposes,
 	}, nil
 }
 

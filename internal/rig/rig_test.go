@@ -32,6 +32,8 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	case "parent":
 		parent()
+	case "eater":
+		eater()
 	}
 	os.Exit(m.Run())
 }
@@ -241,16 +243,12 @@ func TestProcessDiesWithItsParent(t *testing.T) {
 func TestEtcdClusterLosesItsLeader(t *testing.T) {
 	ctx := patience(t)
 	r := room(t)
-	via := map[int]string{}
-	e, err := r.StartEtcd(ctx, EtcdOptions{Members: 3, PeerVia: func(member int, address string) (string, error) {
-		via[member] = address
-		return address, nil
-	}})
+	e, err := r.StartEtcd(ctx, EtcdOptions{Members: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(e.Members) != 3 || len(via) != 3 {
-		t.Fatalf("%d members, %d peer addresses", len(e.Members), len(via))
+	if len(e.Members) != 3 {
+		t.Fatalf("%d members", len(e.Members))
 	}
 	leader, err := e.Leader(ctx)
 	if err != nil {
@@ -335,6 +333,61 @@ func TestEtcdThatCannotStart(t *testing.T) {
 	_, err := r.StartEtcd(patience(t), EtcdOptions{})
 	if err == nil || !strings.Contains(err.Error(), "etcd died: exit status 1; its log ends:") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// eater takes more and more memory, slowly.
+func eater() {
+	var eaten [][]byte
+	for range time.Tick(time.Millisecond) {
+		eaten = append(eaten, bytes.Repeat([]byte{1}, 64<<10))
+		if len(eaten) == 1000 {
+			fmt.Println("has eaten 64 MB")
+		}
+	}
+}
+
+// A limit that is lowered below what a server uses has it killed, and is as before when the server is started again.
+func TestLimitIsLowered(t *testing.T) {
+	r := room(t)
+	if err := r.CanLimit(); err != nil {
+		t.Skip(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := r.StartServer(Program{Name: "eater", Path: self, Env: []string{asChild + "=eater"}, MemoryLimit: 8 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for begun := 1; begun <= 2; begun++ {
+		until(t, "it has eaten", func() bool {
+			data, err := os.ReadFile(s.Log())
+			return err == nil && strings.Count(string(data), "has eaten") == begun
+		})
+		if err := s.Died(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Limit(32 << 20); err != nil {
+			t.Fatal(err)
+		}
+		<-s.Done()
+		if err := s.Died(); err == nil || !strings.Contains(err.Error(), "out of memory") {
+			t.Errorf("died: %v", err)
+		}
+		if err := s.Restart(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Kill()
+	free, err := r.StartServer(Program{Name: "free", Path: self, Env: []string{asChild + "=eater"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free.Kill()
+	if err := free.Limit(1 << 30); err == nil {
+		t.Error("a limit is changed that there is not")
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -42,6 +43,8 @@ type Program struct {
 type Server struct {
 	*Process
 	*Admin
+
+	limited *atomic.Pointer[memoryGroup] // that of the latest run; without a limit there is none in it
 }
 
 // StartServer starts a server and returns before it is ready: it takes some seconds, so that several can be started
@@ -66,7 +69,8 @@ func (r *Room) StartServer(p Program) (*Server, error) {
 	if len(p.Etcd) > 0 {
 		args = append([]string{"--etcd-servers=" + strings.Join(p.Etcd, ",")}, args...)
 	}
-	return r.serve(p.Name, p.Log, found[0], func() (launch, error) {
+	limited := &atomic.Pointer[memoryGroup]{}
+	return r.serve(p.Name, p.Log, found[0], limited, func() (launch, error) {
 		cmd := exec.Command(cmp.Or(p.Path, r.self.Path), args...)
 		cmd.Args[0] = cmp.Or(p.Argv0, cmd.Path)
 		cmd.Dir = r.dir
@@ -78,6 +82,7 @@ func (r *Room) StartServer(p Program) (*Server, error) {
 		if err != nil {
 			return launch{}, err
 		}
+		limited.Store(group)
 		return launch{cmd: group.enter(r.self, cmd, p.Env), ended: func() string {
 			defer group.remove()
 			if group.killed() {
@@ -95,10 +100,10 @@ func (r *Room) Serve(name, log string, command func(port int) *exec.Cmd) (*Serve
 	if err != nil {
 		return nil, err
 	}
-	return r.serve(name, cmp.Or(log, r.logFile(name)), found[0], func() (launch, error) { return launch{cmd: command(found[0])}, nil })
+	return r.serve(name, cmp.Or(log, r.logFile(name)), found[0], &atomic.Pointer[memoryGroup]{}, func() (launch, error) { return launch{cmd: command(found[0])}, nil })
 }
 
-func (r *Room) serve(name, log string, port int, next func() (launch, error)) (*Server, error) {
+func (r *Room) serve(name, log string, port int, limited *atomic.Pointer[memoryGroup], next func() (launch, error)) (*Server, error) {
 	admin, err := NewAdmin(Access{URL: "https://" + loopback(port), CA: r.creds.caPEM, Token: r.creds.token}, r.name)
 	if err != nil {
 		return nil, err
@@ -108,7 +113,20 @@ func (r *Room) serve(name, log string, port int, next func() (launch, error)) (*
 		return nil, err
 	}
 	r.keep(p)
-	return &Server{Process: p, Admin: admin}, nil
+	return &Server{Process: p, Admin: admin, limited: limited}, nil
+}
+
+// Limit changes the memory limit of the latest run, to so many bytes or as many more as it cannot give back. The next run
+// has that of its Program again. It is an error for a program that was started without one.
+func (s *Server) Limit(bytes int64) error {
+	group := s.limited.Load()
+	if group == nil {
+		return fmt.Errorf("%s was started without a memory limit, so it cannot be changed", s.Name())
+	}
+	if err := group.setLimit(bytes); err != nil {
+		return fmt.Errorf("%s: %w", s.Name(), err)
+	}
+	return nil
 }
 
 // commonArgs are the flags of every server: a kube-apiserver as kubeadm would start it, apart from the two noted.
@@ -154,5 +172,5 @@ func (s *Server) Behind(address string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{Process: s.Process, Admin: admin}, nil
+	return &Server{Process: s.Process, Admin: admin, limited: s.limited}, nil
 }

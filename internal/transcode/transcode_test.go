@@ -6,6 +6,7 @@ package transcode
 import (
 	"bytes"
 	"encoding/json"
+	"hash/fnv"
 	"math/rand"
 	"os"
 	"os/exec"
@@ -16,12 +17,7 @@ import (
 	"testing"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
-	certificatesv1 "k8s.io/api/certificates/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
-	resourcev1 "k8s.io/api/resource/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/apitesting/fuzzer"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -269,35 +265,56 @@ func TestObjectsOnly(t *testing.T) {
 }
 
 // FuzzAppendJSON: whatever the bytes are, they are written as they would be decoded, or
-// not at all.
+// not at all. The type is any that objects in storage can have.
+//
+//	go test -fuzz=FuzzAppendJSON ./internal/transcode
 func FuzzAppendJSON(f *testing.F) {
-	objects := []protoObject{
-		&corev1.Pod{}, &corev1.Secret{}, &corev1.ConfigMap{}, &appsv1.Deployment{}, &appsv1.StatefulSet{}, &coordinationv1.Lease{},
-		&certificatesv1.CertificateSigningRequest{}, &networkingv1.NetworkPolicy{}, &resourcev1.ResourceSlice{},
-		&apiextensionsv1.CustomResourceDefinition{},
-	}
-	filler := fuzzer.FuzzerFor(fuzzer.MergeFuzzerFuncs(metafuzzer.Funcs, randomFuncs), rand.NewSource(1), serializer.NewCodecFactory(runtime.NewScheme())).NilChance(0.3).NumElements(0, 3).MaxDepth(9)
-	for i := range objects {
-		obj := reflect.New(reflect.TypeOf(objects[i]).Elem()).Interface().(protoObject)
-		filler.Fill(obj)
-		body, err := obj.Marshal()
+	s, kinds := builtIn(f)
+	filler := fuzzer.FuzzerFor(fuzzer.MergeFuzzerFuncs(metafuzzer.Funcs, randomFuncs), rand.NewSource(1), serializer.NewCodecFactory(runtime.NewScheme())).NilChance(0.3).NumElements(0, 2).MaxDepth(9)
+	for _, kind := range kinds {
+		obj, err := s.New(kind)
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(byte(i), body)
-	}
-	f.Fuzz(func(t *testing.T, which byte, body []byte) {
-		typ := reflect.TypeOf(objects[int(which)%len(objects)]).Elem()
-		got, err := For(typ).AppendJSON(nil, "v1", "Kind", body)
+		filler.Fill(obj)
+		body, err := obj.(protoObject).Marshal()
 		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(kind.Group+"/"+kind.Version+"/"+kind.Kind, body)
+	}
+	byName := map[string]schema.GroupVersionKind{}
+	for _, kind := range kinds {
+		byName[kind.Group+"/"+kind.Version+"/"+kind.Kind] = kind
+	}
+	f.Fuzz(func(t *testing.T, name string, body []byte) {
+		kind, ok := byName[name]
+		if !ok {
+			// What is no type's name chooses one all the same.
+			hash := fnv.New32a()
+			hash.Write([]byte(name))
+			kind = kinds[int(hash.Sum32()%uint32(len(kinds)))]
+		}
+		_ = compare(t, s, kind, body)
+	})
+}
+
+// FuzzObjectsOnly: what is copied as it is, is JSON as encoding/json writes it.
+func FuzzObjectsOnly(f *testing.F) {
+	for _, text := range []string{
+		`{}`, `{"f:metadata":{"f:labels":{".":{},"f:a":{}}}}`, `{"k:{\"type\":\"Ready\"}":{".":{}},"f:b":{"f:c":{}}}`,
+		`{"f:<a>":{}}`, `{ "f:a" : {} }`, `{"v:\\\"x\\\"":{}}`, "{\"f:\u2028\":{}}", `{"f:a":1}`, `{"a\":{}}`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if !objectsOnly(text) {
 			return
 		}
-		want, err := decoded(t, typ, "v1", "Kind", body)
-		if err != nil {
-			t.Fatalf("written, but decoding says: %v", err)
-		}
-		if !bytes.Equal(got, want) {
-			t.Errorf("%s\nwant\n%s", got, want)
+		// Marshalling raw JSON checks, compacts and escapes it.
+		again, err := json.Marshal(json.RawMessage(text))
+		if err != nil || !bytes.Equal(again, text) {
+			t.Errorf("%q is copied; encoding/json writes %q, %v", text, again, err)
 		}
 	})
 }

@@ -151,7 +151,12 @@ func newDifferential(t *testing.T, seed int64, sharded bool) *differential {
 // startCacher returns upstream's cache of Pods over a store, and what lists from it.
 func startCacher(t testing.TB, store storage.Interface) (*cacher.Cacher, *cacher.CacheDelegator) {
 	t.Helper()
-	config := podConfig(nil, nil)
+	return startCacherOf(t, store, podConfig(nil, nil))
+}
+
+// startCacherOf returns upstream's cache of what weir's would cache with a configuration.
+func startCacherOf(t testing.TB, store storage.Interface, config Config) (*cacher.Cacher, *cacher.CacheDelegator) {
+	t.Helper()
 	c, err := cacher.NewCacherFromConfig(cacher.Config{
 		Storage:             store,
 		Versioner:           config.Versioner,

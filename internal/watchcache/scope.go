@@ -34,7 +34,14 @@ const (
 
 // newLog returns the log of a resource whose index is on the field trigger, if any.
 func newLog(rev uint64, trigger string, limits eventlog.Config[scope, *change]) *eventlog.Log[scope, *change] {
-	limits.Keys = func(c *change, yield func(scope)) {
+	limits.Keys = scopesOf(trigger)
+	return eventlog.New(rev, limits)
+}
+
+// scopesOf returns a function that tells in which scopes a change is, of a resource whose index
+// is on the field trigger, if any: all but the whole resource, which has all changes.
+func scopesOf(trigger string) func(c *change, yield func(scope)) {
+	return func(c *change, yield func(scope)) {
 		f := c.frame()
 		namespace, name := f.Fields().Get("metadata.namespace"), f.Fields().Get("metadata.name")
 		if namespace != "" {
@@ -52,7 +59,6 @@ func newLog(rev uint64, trigger string, limits eventlog.Config[scope, *change]) 
 			yield(scope{kind: indexed, name: c.prev.Fields().Get(trigger)})
 		}
 	}
-	return eventlog.New(rev, limits)
 }
 
 // scopeOf returns the narrowest scope that has all that a watch can select.

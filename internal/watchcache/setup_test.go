@@ -108,6 +108,8 @@ type storeOptions struct {
 	bare bool
 	// still leaves out the one who looks at etcd's compactions.
 	still bool
+	// newFunc and newListFunc are of what is kept; Pods if they are nil.
+	newFunc, newListFunc func() runtime.Object
 }
 
 // newStore returns upstream's store of Pods, put together as the storage factory does.
@@ -118,6 +120,9 @@ func newStore(t testing.TB, client *kubernetes.Client, o storeOptions) storage.I
 	}
 	if o.transformer == nil {
 		o.transformer = identity.NewEncryptCheckTransformer()
+	}
+	if o.newFunc == nil {
+		o.newFunc, o.newListFunc = newPod, newPodList
 	}
 	versioner := storage.APIObjectVersioner{}
 	decoder := etcd3.NewDefaultDecoder(o.codec, versioner)
@@ -132,7 +137,7 @@ func newStore(t testing.TB, client *kubernetes.Client, o storeOptions) storage.I
 		t.Cleanup(c.Stop)
 		compactor = c
 	}
-	s, err := etcd3.New(client, compactor, o.codec, newPod, newPodList, o.prefix, podPrefix, podResource,
+	s, err := etcd3.New(client, compactor, o.codec, o.newFunc, o.newListFunc, o.prefix, podPrefix, podResource,
 		o.transformer, etcd3.NewDefaultLeaseManagerConfig(), decoder, versioner)
 	if err != nil {
 		t.Fatalf("creating the etcd3 store: %v", err)

@@ -156,8 +156,17 @@ func (l *List) splitJSON(name string, list []byte) bool {
 	return true
 }
 
+// In YAML these end a line, too: what follows them is not indented if it is a quote that ends a
+// string or a further end of a line. They stand in a list as they are where a string has several
+// lines.
+var (
+	lineSeparator      = []byte("\u2028")
+	paragraphSeparator = []byte("\u2029")
+)
+
 // splitYAML takes apart a mapping at the one field of that name. A line that begins with
-// something else than a space is of the mapping itself, or begins an item of a sequence.
+// something else than a space is of the mapping itself, or begins an item of a sequence. It does
+// not take apart items that have other ends of lines than a newline.
 func (l *List) splitYAML(name string, list []byte) bool {
 	key := name + ":"
 	var rest []byte
@@ -179,7 +188,7 @@ func (l *List) splitYAML(name string, list []byte) bool {
 		}
 	}
 	rest, ok := bytes.CutPrefix(rest, []byte("\n"))
-	if !ok || !bytes.HasPrefix(rest, []byte("- ")) {
+	if !ok || !bytes.HasPrefix(rest, []byte("- ")) || bytes.Contains(rest, lineSeparator) || bytes.Contains(rest, paragraphSeparator) {
 		return false
 	}
 	begun, at := 0, 0

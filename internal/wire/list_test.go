@@ -73,6 +73,9 @@ func splice(t *testing.T, format wire.ListFormat, place wire.Place, empty []byte
 		got = append(list.AppendBefore(got, i == 0, len(item)), item...)
 	}
 	got = append(got, list.Tail()...)
+	if format == wire.ListYAML && bytes.ContainsAny(got, "\u2028\u2029") {
+		return got // see TestNotSpliced
+	}
 	// The whole list gives back the same items, and can be put together from them again.
 	again, err := wire.SplitList(format, place, got)
 	if err != nil {
@@ -226,6 +229,7 @@ func TestNotSpliced(t *testing.T) {
 		for _, list := range []string{
 			"", "{}", `{"kind":"Table","rows":[]}`, `{"items":{}}`, `{"items":[],"items":[]}`, `{"items":[]`,
 			"{\n  \"a\": {\n    \"items\": []\n  }\n}\n", "a:\n  items: []\n", "items: []\nitems: []\n", "items: x\n", "\x45items",
+			"items:\n- a: |-\n    b\n\u2028    c\n", "items:\n- |2+\n\n\u2029- b\nkind: L\n",
 			"\xa1\x45items\x81", "\xa1\x45items\x9f\xff", "\xa2\x45items\x80\x45items\x80", "\xa1\x45items\x00",
 		} {
 			if _, err := wire.SplitList(format, wire.ItemsOfList, []byte(list)); !errors.Is(err, wire.ErrNotSpliced) {

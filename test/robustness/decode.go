@@ -5,12 +5,14 @@ package robustness
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,7 +21,7 @@ import (
 	"github.com/weir-project/weir/test/robustness/history"
 )
 
-// format is a form in which an answer is asked for.
+// format is a form in which an answer is asked for, compressed if it ends with gzipped.
 type format string
 
 const (
@@ -29,19 +31,46 @@ const (
 	asTable    format = "table"    // Table in JSON
 )
 
-var formats = []format{inJSON, inProtobuf, asMetadata, asTable}
+const gzipped = "+gzip"
 
-func (f format) accept(watch bool) string {
+var formats = []format{inJSON, inProtobuf, asMetadata, asTable, inJSON + gzipped, inProtobuf, asMetadata + gzipped, inProtobuf + gzipped}
+
+// plain is the form without compression.
+func (f format) plain() format { return format(strings.TrimSuffix(string(f), gzipped)) }
+
+func (f format) compressed() bool { return f != f.plain() }
+
+// of is the form, or where the resource does not have that, JSON: a custom resource has no protobuf.
+func (f format) of(resource string) format {
+	if resource == widgets && f.plain() == inProtobuf {
+		return inJSON + f[len(inProtobuf):]
+	}
+	return f
+}
+
+// whole tells whether all of an object comes.
+func (f format) whole() bool { return f.plain() == inJSON || f.plain() == inProtobuf }
+
+// asked is what a request is for.
+type asked int
+
+const (
+	forWatch asked = iota
+	forList
+	forOne
+)
+
+func (f format) accept(what asked) string {
 	const meta = ";v=v1;g=meta.k8s.io"
-	switch {
-	case f == inProtobuf && watch:
+	switch f := f.plain(); {
+	case f == inProtobuf && what == forWatch:
 		return runtime.ContentTypeProtobuf + ";stream=watch"
 	case f == inProtobuf:
 		return runtime.ContentTypeProtobuf
-	case f == asMetadata && watch:
-		return runtime.ContentTypeJSON + ";as=PartialObjectMetadata" + meta
-	case f == asMetadata:
+	case f == asMetadata && what == forList:
 		return runtime.ContentTypeJSON + ";as=PartialObjectMetadataList" + meta
+	case f == asMetadata:
+		return runtime.ContentTypeJSON + ";as=PartialObjectMetadata" + meta
 	case f == asTable:
 		return runtime.ContentTypeJSON + ";as=Table" + meta
 	}
@@ -61,23 +90,47 @@ type metadata struct {
 	DeletionTimestamp string `json:"deletionTimestamp,omitempty"`
 }
 
-// object is what is read of any answer in JSON: of a ConfigMap, a Pod, a Table, a Status or a list of them.
+// object is what is read of any answer in JSON: of a ConfigMap, a Pod, an Event, a widget, a Table, a Status or a list of them.
 type object struct {
-	Kind     string            `json:"kind,omitempty"`
-	Metadata metadata          `json:"metadata"`
-	Data     map[string]string `json:"data,omitempty"` // a ConfigMap's
-	Spec     *podSpec          `json:"spec,omitempty"` // a Pod's
-	Rows     []struct {
+	APIVersion string            `json:"apiVersion,omitempty"`
+	Kind       string            `json:"kind,omitempty"`
+	Metadata   metadata          `json:"metadata"`
+	Data       map[string]string `json:"data,omitempty"`   // a ConfigMap's, a widget's
+	Spec       *podSpec          `json:"spec,omitempty"`   // a Pod's
+	Status     podStatus         `json:"status,omitempty"` // a Pod's
+	Reason     string            `json:"reason,omitempty"` // an Event's, a Status's
+	Color      string            `json:"color,omitempty"`  // a widget's
+	Rows       []struct {
 		Object object `json:"object"`
 	} `json:"rows,omitempty"`
-	Items   []object        `json:"items,omitempty"`
-	Code    int             `json:"code,omitempty"`
-	Message string          `json:"message,omitempty"`
-	Details json.RawMessage `json:"details,omitempty"`
+	Items   []object `json:"items,omitempty"`
+	Code    int      `json:"code,omitempty"`
+	Message string   `json:"message,omitempty"`
+	Details details  `json:"details,omitempty"`
 }
 
 type podSpec struct {
 	NodeName string `json:"nodeName,omitempty"`
+}
+
+// details are a Status's.
+type details struct {
+	Name string `json:"name,omitempty"`
+	UID  string `json:"uid,omitempty"`
+}
+
+// podStatus is empty where the status is a word, as that of a Status is.
+type podStatus struct {
+	Phase string `json:"phase,omitempty"`
+}
+
+// UnmarshalJSON takes a Pod's status, or a word.
+func (s *podStatus) UnmarshalJSON(data []byte) error {
+	if !bytes.HasPrefix(data, []byte("{")) {
+		return nil
+	}
+	type plain podStatus
+	return json.Unmarshal(data, (*plain)(s))
 }
 
 func metadataOf(m *metav1.ObjectMeta) metadata {
@@ -92,22 +145,48 @@ func ofConfigMap(c *corev1.ConfigMap) object {
 }
 
 func ofPod(p *corev1.Pod) object {
-	return object{Metadata: metadataOf(&p.ObjectMeta), Spec: &podSpec{NodeName: p.Spec.NodeName}}
+	return object{Metadata: metadataOf(&p.ObjectMeta), Spec: &podSpec{NodeName: p.Spec.NodeName}, Status: podStatus{Phase: string(p.Status.Phase)}}
+}
+
+func ofEvent(e *corev1.Event) object {
+	return object{Metadata: metadataOf(&e.ObjectMeta), Reason: e.Reason}
+}
+
+// fields are those that it can be selected by, beside the node.
+func (o *object) fields(resource string) map[string]string {
+	switch resource {
+	case pods:
+		return map[string]string{"status.phase": o.Status.Phase}
+	case eventsOf:
+		return map[string]string{"reason": o.Reason}
+	case widgets:
+		return map[string]string{"color": o.Color}
+	}
+	return nil
 }
 
 // digests are the object's. Those that the truth has, and those of every format, come from here.
 func (o *object) digests(resource string, f format) history.Digests {
 	m := &o.Metadata
 	d := history.Digests{Meta: history.Digest([]string{m.Namespace, m.Name, m.UID}, m.Labels, m.Annotations)}
-	if f != inJSON && f != inProtobuf {
+	if !f.whole() {
 		return d
 	}
 	texts := []string{resource}
 	if o.Spec != nil {
 		texts = append(texts, o.Spec.NodeName)
 	}
-	d.Body = history.Digest(texts, o.Data)
+	d.Body = history.Digest(texts, o.Data, o.fields(resource))
 	return d
+}
+
+// inVersion returns an error if an object in JSON is not of the version that it was asked for in. Items of a built-in
+// resource's list do not say theirs.
+func (o *object) inVersion(c history.Scope, f format) error {
+	if want := group + "/" + c.Version; c.Resource == widgets && f.plain() == inJSON && o.APIVersion != want {
+		return fmt.Errorf("%s/%s has version %q, not %q", o.Metadata.Namespace, o.Metadata.Name, o.APIVersion, want)
+	}
+	return nil
 }
 
 func (o *object) key(resource string) history.Key {
@@ -124,6 +203,16 @@ func (o *object) revision() (int64, error) {
 
 // magic begins what Kubernetes writes in protobuf.
 const magic = "k8s\x00"
+
+// decode takes apart an object or a list, in protobuf or in JSON.
+func decode(data []byte) (object, error) {
+	if bytes.HasPrefix(data, []byte(magic)) {
+		return decodeProtobuf(data)
+	}
+	var o object
+	err := json.Unmarshal(data, &o)
+	return o, err
+}
 
 // decodeProtobuf takes apart an object or a list in protobuf, as it is sent and as it is in etcd.
 func decodeProtobuf(data []byte) (object, error) {
@@ -143,6 +232,18 @@ func decodeProtobuf(data []byte) (object, error) {
 		var p corev1.Pod
 		err := p.Unmarshal(u.Raw)
 		return ofPod(&p), err
+	case "Event":
+		var e corev1.Event
+		err := e.Unmarshal(u.Raw)
+		return ofEvent(&e), err
+	case "EventList":
+		var l corev1.EventList
+		err := l.Unmarshal(u.Raw)
+		o := object{Metadata: metadata{ResourceVersion: l.ResourceVersion, Continue: l.Continue}}
+		for i := range l.Items {
+			o.Items = append(o.Items, ofEvent(&l.Items[i]))
+		}
+		return o, err
 	case "ConfigMapList":
 		var l corev1.ConfigMapList
 		err := l.Unmarshal(u.Raw)
@@ -162,7 +263,11 @@ func decodeProtobuf(data []byte) (object, error) {
 	case "Status":
 		var s metav1.Status
 		err := s.Unmarshal(u.Raw)
-		return object{Kind: "Status", Code: int(s.Code), Message: s.Message}, err
+		o := object{Kind: "Status", Metadata: metadata{Continue: s.Continue}, Code: int(s.Code), Message: s.Message}
+		if s.Details != nil {
+			o.Details = details{Name: s.Details.Name, UID: string(s.Details.UID)}
+		}
+		return o, err
 	default:
 		return object{}, fmt.Errorf("kind %q is not known here", u.Kind)
 	}
@@ -170,16 +275,16 @@ func decodeProtobuf(data []byte) (object, error) {
 
 // stream takes the events of a watch from its body.
 type stream struct {
-	format   format
-	resource string
-	body     *bufio.Reader
-	json     *json.Decoder
-	buf      []byte
+	format format // without compression
+	scope  history.Scope
+	body   *bufio.Reader
+	json   *json.Decoder
+	buf    []byte
 }
 
-func newStream(f format, resource string, body io.Reader) *stream {
-	s := &stream{format: f, resource: resource}
-	if f == inProtobuf {
+func newStream(f format, c history.Scope, body io.Reader) *stream {
+	s := &stream{format: f.plain(), scope: c}
+	if s.format == inProtobuf {
 		s.body = bufio.NewReaderSize(body, 32<<10)
 	} else {
 		s.json = json.NewDecoder(body)
@@ -213,7 +318,7 @@ func (s *stream) next() (history.Event, error) {
 		}
 		if err := s.json.Decode(&e); err != nil {
 			var syntax *json.SyntaxError
-			if errors.As(err, &syntax) {
+			if errors.As(err, &syntax) && !errors.Is(err, errStream) {
 				err = fmt.Errorf("%w: %w", errStream, err)
 			}
 			return history.Event{}, err
@@ -278,6 +383,6 @@ func (s *stream) event(kind history.Kind, o *object) (history.Event, error) {
 		e.InitialEnd = o.Metadata.Annotations[metav1.InitialEventsAnnotationKey] == "true"
 		return e, nil
 	}
-	e.Key, e.Digests = o.key(s.resource), o.digests(s.resource, s.format)
-	return e, nil
+	e.Key, e.Digests = o.key(s.scope.Resource), o.digests(s.scope.Resource, s.format)
+	return e, o.inVersion(s.scope, s.format)
 }

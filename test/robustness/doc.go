@@ -6,7 +6,7 @@
 // bookmark that says more than was delivered, a list that is no state.
 //
 //	writers -----------------------> weir a ---+
-//	   |        readers --- link ------^       +--- etcd (a process)
+//	   |        readers --- link ------^       +--- links --- etcd: processes, with links between them
 //	   |           |   --- link -------v       |      |
 //	   +-----------|---------------> weir b ---+      | a watch by etcd's own client
 //	   |           |                                  v
@@ -28,9 +28,12 @@
 //   - storms open and close watches at once.
 //   - lists are consistent, of any state, or of an exact revision; whole or in pages.
 //
-// Faults are a cut or a delay of the link to a weir, kill -9 and SIGSTOP of a weir, and a compaction of etcd. One is over
-// before the next. In the end all is healed; open watches have to deliver all that is due, and lists at both servers and
-// etcd's own state have to be the truth.
+// Faults are listed in faultplan.go: of the links between readers and a weir and between a weir and etcd (cut, delayed,
+// throttled, half open, stalled), of a weir (killed, paused, out of memory), of a member of etcd or the one that leads
+// (killed, paused, kept apart from the others, defragmented), of etcd as a whole (compacted, without space, without a
+// majority), an object that cannot be decrypted or decoded, and a conversion webhook that does not answer. Each is seen to do
+// what it is there for, or the run has failed. One is over before the next, and all has to answer again. In the end all is
+// healed; open watches have to deliver all that is due, and lists at both servers and etcd's own state have to be the truth.
 //
 // The seed makes the plan: what each of them draws, in its order. Time, and so what meets what, is not in it: a seed makes a
 // failure likely again, no more. A watch's record is what a client saw, so a failure is told by the history alone.
@@ -48,10 +51,8 @@
 // digests of metadata (names, UID, labels, annotations) and of a ConfigMap's data or a Pod's nodeName.
 //
 // What is not there yet:
-//   - faults of etcd (a member or the leader killed or paused, defragmentation, no space), and links
-//     between weirs and etcd
-//   - links that are throttled, half open or lossy; a memory limit; an object that cannot be decrypted; a conversion webhook
-//     that is down
+//   - a database that has really reached its size (the alarm is raised by name), disks that are full, slow or broken, two
+//     faults at a time, links that are half open for longer than keep-alives wait
 //   - server-side apply, deletecollection, leases that expire, custom resources and changes of their definition, other
 //     resources than Pods and ConfigMaps, objects of more than 200 kB
 //   - lists with NotOlderThan, watches by shard, compressed answers, lists that go on from an expired continue token

@@ -25,8 +25,10 @@ import (
 type line struct {
 	Change     *history.Change   `json:"change,omitempty"`
 	Write      *history.Write    `json:"write,omitempty"`
+	Read       *history.Read     `json:"read,omitempty"`
 	Watch      *history.Watch    `json:"watch,omitempty"`
 	List       *history.List     `json:"list,omitempty"`
+	Twins      *history.Twins    `json:"twins,omitempty"` // only if something was found
 	Fault      *history.Fault    `json:"fault,omitempty"`
 	Events     int               `json:"events,omitempty"` // of a watch, whose own are left out if nothing was found
 	Violations []check.Violation `json:"violations,omitempty"`
@@ -72,12 +74,16 @@ type counts struct {
 	watches, resumed, events, bookmark atomic.Int64
 	gone, notAnswered, herds           atomic.Int64
 	lists, listsRefused, faults        atomic.Int64
+	reads, wentOn, definitions         atomic.Int64
+	compared                           atomic.Int64
+	informers, informed, detected      atomic.Int64
 }
 
 func (c *counts) String() string {
-	return fmt.Sprintf("%d writes acknowledged, %d refused, %d not answered; %d watches (%d resumed, %d ended with 410, %d not answered), %d events, %d bookmarks, %d herds; %d lists, %d refused; %d faults",
+	return fmt.Sprintf("%d writes acknowledged, %d refused, %d not answered; %d watches (%d resumed, %d ended with 410, %d not answered), %d events, %d bookmarks, %d herds; %d lists, %d refused, %d went on after 410; %d reads; %d definitions; %d events and objects of twins compared; %d informers, %d events, %d comparisons of their own; %d faults",
 		c.acknowledged.Load(), c.refused.Load(), c.unanswered.Load(), c.watches.Load(), c.resumed.Load(), c.gone.Load(), c.notAnswered.Load(),
-		c.events.Load(), c.bookmark.Load(), c.herds.Load(), c.lists.Load(), c.listsRefused.Load(), c.faults.Load())
+		c.events.Load(), c.bookmark.Load(), c.herds.Load(), c.lists.Load(), c.listsRefused.Load(), c.wentOn.Load(),
+		c.reads.Load(), c.definitions.Load(), c.compared.Load(), c.informers.Load(), c.informed.Load(), c.detected.Load(), c.faults.Load())
 }
 
 // refusals counts answers other than 200 by their kind, with the first of each.
@@ -134,6 +140,13 @@ func (f *found) add(list []check.Violation) {
 		f.first = time.Now()
 	}
 	f.violations = append(f.violations, list[:min(len(list), maxOfRecord, maxKept-len(f.violations))]...)
+}
+
+// any tells whether there is anything.
+func (f *found) any() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.records > 0
 }
 
 // fail notes that the run itself cannot go on as it should, or that an answer makes no sense.

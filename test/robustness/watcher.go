@@ -78,8 +78,9 @@ func (r *Run) watch(ctx, lazy context.Context, client *http.Client, s *server, w
 		q.Set("sendInitialEvents", "true")
 		q.Set("resourceVersionMatch", "NotOlderThan")
 	}
-	f := format(w.Format)
-	req, err := s.request(ctx, f.accept(true), path(w.Scope, q))
+	f := format(w.Format).of(w.Scope.Resource)
+	w.Format = string(f)
+	req, err := s.request(ctx, f, forWatch, path(w.Scope, q))
 	if err != nil {
 		r.fail(err)
 		return
@@ -102,7 +103,7 @@ func (r *Run) watch(ctx, lazy context.Context, client *http.Client, s *server, w
 		r.refusals.note(fmt.Sprintf("WATCH %d", w.Status), body)
 		return
 	}
-	events := newStream(f, w.Scope.Resource, resp.Body)
+	events := newStream(f, w.Scope, unzipped(resp))
 	for {
 		h.pause(lazy, len(w.Events))
 		e, err := events.next()
@@ -115,6 +116,7 @@ func (r *Run) watch(ctx, lazy context.Context, client *http.Client, s *server, w
 			return
 		}
 		w.Events = append(w.Events, e)
+		r.told(e.Revision)
 		if e.Revision > seen.Load() {
 			seen.Store(e.Revision)
 		}
@@ -210,7 +212,7 @@ func (r *Run) herds(ctx context.Context) {
 	defer all.Wait()
 	for ctx.Err() == nil {
 		begun := time.Now()
-		for i := range r.config.Herd {
+		for i := range r.config.scaled(r.config.Herd) {
 			at := rnd.IntN(weirs)
 			w := &history.Watch{ID: r.id(), Role: "herd", Format: string(pick(rnd, formats)), Scope: herdScope(rnd), Start: history.AtRevision}
 			w.From = max(r.truth.RevisionAt(begun.Add(-r.config.ago(rnd))), r.begin)
@@ -239,7 +241,7 @@ func (r *Run) storms(ctx context.Context) {
 		wait(ctx, time.Duration(2+rnd.IntN(4))*time.Second)
 		clients := r.clients(1)
 		var all sync.WaitGroup
-		for range 40 {
+		for range r.config.scaled(40) {
 			at, open := rnd.IntN(weirs), time.Duration(rnd.IntN(800))*time.Millisecond
 			w := &history.Watch{ID: r.id(), Role: "storm", Format: string(pick(rnd, formats)), Scope: anyScope(rnd), Start: history.AtRevision}
 			w.From = r.truth.RevisionAt(time.Now().Add(-r.config.ago(rnd) / 4))

@@ -11,7 +11,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -23,20 +22,29 @@ const writePatience = 3 * time.Second
 
 // presence is what writers know of objects, so that few of their writes are refused.
 type presence struct {
-	mu    sync.Mutex
-	there map[history.Key]bool
+	mu        sync.Mutex
+	there     map[history.Key]bool
+	revisions map[history.Key]int64 // the latest that a writer was told
 }
 
-func (p *presence) get(k history.Key) bool {
+func (p *presence) get(k history.Key) (there bool, revision int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.there[k]
+	return p.there[k], p.revisions[k]
 }
 
-func (p *presence) set(k history.Key, there bool) {
+func (p *presence) set(k history.Key, there bool, revision int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.there[k] = there
+	if p.there[k] = there; !there {
+		delete(p.there, k)
+	}
+	if p.revisions == nil {
+		p.revisions = map[history.Key]int64{}
+	}
+	if p.revisions[k] = revision; revision == 0 {
+		delete(p.revisions, k)
+	}
 }
 
 // writer makes one write after the other, at either server.
@@ -49,7 +57,7 @@ type writer struct {
 }
 
 func (w *writer) write(ctx context.Context) {
-	tick := time.NewTicker(writeEvery)
+	tick := time.NewTicker(writers * time.Second / time.Duration(w.run.config.writes()))
 	defer tick.Stop()
 	for {
 		select {
@@ -58,58 +66,24 @@ func (w *writer) write(ctx context.Context) {
 		case <-tick.C:
 		}
 		w.count++
-		w.once(ctx)
+		d := draw(w.rand)
+		if w.run.down(d.at) {
+			d.at = (d.at + 1) % weirs
+		}
+		there, revision := w.run.presence.get(d.key)
+		w.send(ctx, d.at, d.operation(w.mark(), there, revision))
 	}
 }
 
 // mark is that of the write that is made now.
 func (w *writer) mark() string { return fmt.Sprintf("%d-%d", w.id, w.count) }
 
-// once draws all that it may need, whether it needs it or not, so that the plan does not depend on answers.
-func (w *writer) once(ctx context.Context) {
-	r := w.rand
-	k, at, choice := anyKey(r), r.IntN(weirs), r.IntN(10)
-	labels := map[string]string{side: pick(r, sides)}
-	node := node(r.IntN(nodes))
-	fill := 150
-	if r.IntN(150) == 0 {
-		fill = 100_000 + r.IntN(100_000)
-	}
-	if w.run.down(at) {
-		at = (at + 1) % weirs
-	}
-	meta := metadata{Name: k.Name, Namespace: k.Namespace, Labels: labels, Annotations: map[string]string{
-		opMark: w.mark(),
-	}}
-	body := map[string]any{"metadata": &meta}
-	text := strings.Repeat(string(rune('a'+r.IntN(26))), fill)
-	if k.Resource == pods {
-		meta.Annotations["fill"] = text
-	} else {
-		body["data"] = map[string]string{"fill": text, "op": meta.Annotations[opMark]}
-	}
-	base := fmt.Sprintf("/api/v1/namespaces/%s/%s", k.Namespace, k.Resource)
-	path := base + "/" + k.Name
-	switch {
-	case !w.run.presence.get(k):
-		if k.Resource == pods {
-			body["spec"] = map[string]any{"nodeName": node, "containers": []any{map[string]any{"name": "c", "image": "i"}}}
-		}
-		w.send(ctx, at, http.MethodPost, base, "application/json", k, body)
-	case choice < 2:
-		w.send(ctx, at, http.MethodDelete, path+"?gracePeriodSeconds=0", "application/json", k, nil)
-	case choice < 6 && k.Resource == configMaps:
-		w.send(ctx, at, http.MethodPut, path, "application/json", k, body)
-	default:
-		w.send(ctx, at, http.MethodPatch, path, "application/merge-patch+json", k, body)
-	}
-}
-
-func (w *writer) send(ctx context.Context, at int, method, path, contentType string, k history.Key, body any) {
+// send makes a write and records what became of it.
+func (w *writer) send(ctx context.Context, at int, o operation) {
 	var data []byte
-	if body != nil {
+	if o.body != nil {
 		var err error
-		if data, err = json.Marshal(body); err != nil {
+		if data, err = json.Marshal(o.body); err != nil {
 			w.run.fail(err)
 			return
 		}
@@ -117,73 +91,91 @@ func (w *writer) send(ctx context.Context, at int, method, path, contentType str
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writePatience)
 	defer cancel()
 	s := w.run.servers[at]
-	req, err := http.NewRequestWithContext(ctx, method, s.rig.Base+path, bytes.NewReader(data))
+	done := o.record
+	done.Begun, done.Server, done.Sent, done.Outcome, done.Known = time.Now(), s.name, w.mark(), history.Unanswered, w.run.known.Load()
+	req, err := http.NewRequestWithContext(ctx, o.method, s.rig.Base+o.path, bytes.NewReader(data))
 	if err != nil {
 		w.run.fail(err)
 		return
 	}
 	s.rig.Authorize(req)
-	req.Header.Set("Content-Type", contentType)
+	req.Header.Set("Content-Type", o.contentType)
 	resp, err := w.clients[at].Do(req)
 	if err != nil {
-		w.run.stats.unanswered.Add(1)
+		w.run.wrote(done)
 		return
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
 	if err != nil {
-		w.run.stats.unanswered.Add(1)
+		w.run.wrote(done)
 		return
 	}
-	switch resp.StatusCode {
-	case http.StatusOK, http.StatusCreated:
-	case http.StatusNotFound:
-		w.run.presence.set(k, false)
-		fallthrough
-	default:
-		if resp.StatusCode == http.StatusConflict && method == http.MethodPost {
-			w.run.presence.set(k, true)
+	done.Status = resp.StatusCode
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated {
+		switch {
+		case resp.StatusCode == http.StatusNotFound:
+			w.run.presence.set(done.Key, false, 0)
+			if !bytes.Contains(answer, []byte(done.Key.Name)) {
+				done.Status = 0 // the resource is not there, which says nothing of the object
+			}
+		case resp.StatusCode == http.StatusConflict && done.Verb == http.MethodPost:
+			w.run.presence.set(done.Key, true, 0)
+		case resp.StatusCode == http.StatusConflict && done.Verb == http.MethodPut:
+			w.run.presence.set(done.Key, true, 0) // its revision is not known any more
 		}
-		w.run.stats.refused.Add(1)
-		w.run.refusals.note(fmt.Sprintf("%s %d", method, resp.StatusCode), answer)
+		// What was refused to delete many may have deleted some.
+		if resp.StatusCode < http.StatusInternalServerError && done.Verb != history.DeleteCollection {
+			done.Outcome = history.Refused
+		}
+		w.run.refusals.note(fmt.Sprintf("%s %d", done.Verb, resp.StatusCode), answer)
+		w.run.wrote(done)
 		return
 	}
-	w.run.presence.set(k, method != http.MethodDelete)
-	if err := w.acknowledged(s, method, k, answer); err != nil {
-		w.run.fail(fmt.Errorf("%s %s at %s: %w", method, path, s.name, err))
+	done.Outcome = history.Acknowledged
+	if err := w.acknowledged(done, answer); err != nil {
+		w.run.fail(fmt.Errorf("%s %s at %s: %w", o.method, o.path, s.name, err))
 	}
 }
 
-// acknowledged records a write from its answer.
-func (w *writer) acknowledged(s *server, method string, k history.Key, answer []byte) error {
+// acknowledged records a write with what its answer says.
+func (w *writer) acknowledged(done history.Write, answer []byte) error {
 	var o object
 	if err := json.Unmarshal(answer, &o); err != nil {
 		return err
 	}
-	done := history.Write{At: time.Now(), Server: s.name, Verb: method, Key: k, UID: o.Metadata.UID, Deleted: method == http.MethodDelete}
-	done.Op, done.Sent = o.Metadata.Annotations[opMark], w.mark()
+	if done.Verb == history.DeleteCollection {
+		for i := range o.Items {
+			k := o.Items[i].key(done.Key.Resource)
+			w.run.presence.set(k, false, 0)
+			done.Collected = append(done.Collected, history.Collected{Key: k, UID: o.Items[i].Metadata.UID})
+		}
+		w.run.wrote(done)
+		return nil
+	}
+	done.UID, done.Op, done.Deleted = o.Metadata.UID, o.Metadata.Annotations[opMark], done.Verb == http.MethodDelete
 	if o.Metadata.DeletionTimestamp != "" && !done.Deleted {
 		// An update of what is being deleted, with nothing more to wait for, deletes it. Upstream answers with an object
 		// that was never written, and with the revision before.
 		done.Deleted = true
+		w.run.presence.set(done.Key, false, 0)
 		w.run.wrote(done)
 		return nil
 	}
 	if o.Kind == "Status" { // a deletion's, which names a UID and no revision
-		var details struct {
-			UID string `json:"uid"`
-		}
-		if err := json.Unmarshal(o.Details, &details); err != nil {
-			return err
-		}
-		done.UID = details.UID
+		done.UID = o.Details.UID
 	} else if o.Metadata.ResourceVersion != "" || !done.Deleted {
 		// The object of a deletion that met another one has none.
 		var err error
 		if done.Revision, err = o.revision(); err != nil {
 			return err
 		}
-		done.Digests = o.digests(k.Resource, inJSON)
+		done.Digests = o.digests(done.Key.Resource, inJSON)
+	}
+	if done.Deleted {
+		w.run.presence.set(done.Key, false, 0)
+	} else {
+		w.run.presence.set(done.Key, true, done.Revision)
 	}
 	w.run.wrote(done)
 	return nil

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apiserver/pkg/storage/cacher/consistency"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 
 	"github.com/weir-project/weir/internal/apiserver"
@@ -57,6 +58,16 @@ func ShortHistory(p rig.Program, window time.Duration) rig.Program {
 	return p
 }
 
+// checkPeriod, in the environment, is how often a weir compares its cache with etcd, in place of upstream's 5 minutes.
+const checkPeriod = "WEIR_TEST_CHECK_PERIOD"
+
+// Checked has a weir compare each resource's cache with etcd, by upstream's own check, once in a period to one and a half,
+// and die where they differ.
+func Checked(p rig.Program, period time.Duration) rig.Program {
+	p.Env = append(slices.Clone(p.Env), "KUBE_WATCHCACHE_CONSISTENCY_CHECKER=true", fmt.Sprintf("%s=%v", checkPeriod, period))
+	return p
+}
+
 // Main is what TestMain has to be in a package that starts servers. It does not return.
 func Main(m *testing.M) {
 	var err error
@@ -72,6 +83,11 @@ func Main(m *testing.M) {
 		if o, err = apiserver.Parse(os.Args[1:]...); err == nil {
 			if shorter, given := os.LookupEnv(history); given {
 				o.Etcd.StorageConfig.EventsHistoryWindow, err = time.ParseDuration(shorter)
+			}
+			if shorter, given := os.LookupEnv(checkPeriod); given {
+				var bad error
+				consistency.CheckPeriod, bad = time.ParseDuration(shorter)
+				err = errors.Join(err, bad)
 			}
 			err = errors.Join(err, o.Run(ctx, nil))
 		}

@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
-	"strconv"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -169,24 +167,13 @@ func (sc *Stalled) churn(ctx context.Context, s *session, p *report.Phase, write
 	return held(ctx, s, p, "at the end")
 }
 
-// historyMetric is what weir says of its history; upstream's server says nothing of the kind.
-var historyMetric = regexp.MustCompile(`(?m)^weir_memory_bytes\{purpose="history"\} (\S+)$`)
-
 func held(ctx context.Context, s *session, p *report.Phase, when string) error {
-	body, err := s.server.Get(ctx, "/metrics")
-	if err != nil {
-		return err
-	}
-	if found := historyMetric.FindSubmatch(body); found != nil {
-		n, err := strconv.ParseFloat(string(found[1]), 64)
-		if err != nil {
-			return fmt.Errorf("read what the server says of its history: %w", err)
-		}
-		p.Figures["history MB "+when] = n / 1e6
-	}
 	m, err := s.server.metrics(ctx, true)
 	if err != nil {
 		return err
+	}
+	if history, told := m.Purposes["history"]; told { // upstream's server says nothing of the kind
+		p.Figures["history MB "+when] = float64(history) / 1e6
 	}
 	p.Figures["heap live MB "+when] = float64(m.Heap.Alloc) / 1e6
 	p.Figures["RSS MB "+when] = float64(s.sampler.latestRSS()) / 1e6

@@ -7,6 +7,7 @@ package check
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/weir-project/weir/test/robustness/history"
 )
@@ -28,8 +29,13 @@ const (
 	Missing    Rule = "missing"      // what was waited for never came
 	Revision   Rule = "revision"     // a list names another revision than was asked for
 	State      Rule = "state"        // a list is not the state at its revision
-	Stale      Rule = "stale"        // a consistent list is older than what was known
+	Stale      Rule = "stale"        // a list or a read is older than what was known, or asked for
 	Unrecorded Rule = "acknowledged" // a write was acknowledged and is not in etcd
+
+	Linearizable Rule = "linearizable" // reads and writes of one object have no order
+	Unasked      Rule = "unasked"      // etcd has a change that nobody asked for
+	Died         Rule = "died"         // a process ended by itself, or has panicked
+	Differs      Rule = "differs"      // two answers that have to be equal are not
 )
 
 // Violation is a lie that was found.
@@ -52,9 +58,13 @@ func (f *findings) add(r Rule, format string, args ...any) {
 }
 
 // Write checks that an acknowledged write is in etcd's history. The truth must have reached its revision; for a write
-// without one, what it had at the acknowledgement.
+// without one, Reached.
 func Write(t *history.Truth, w history.Write) []Violation {
 	f := findings{what: fmt.Sprintf("%s of %v at %s", w.Verb, w.Key, w.Server)}
+	if w.Verb == history.DeleteCollection {
+		f.collected(t, w)
+		return f.list
+	}
 	if w.Revision == 0 {
 		if !t.DeletedUID(w.Key, w.UID) {
 			f.add(Unrecorded, "no deletion of uid %s", w.UID)
@@ -62,46 +72,117 @@ func Write(t *history.Truth, w history.Write) []Violation {
 		return f.list
 	}
 	changes := t.Changes(w.Revision-1, w.Revision)
+	i := slices.IndexFunc(changes, func(c history.Change) bool { return c.Key == w.Key })
 	switch {
-	case len(changes) == 0 || changes[0].Key != w.Key:
+	case i < 0:
 		f.add(Unrecorded, "revision %d is none of this object's", w.Revision)
-	case (changes[0].Next == nil) != w.Deleted:
-		f.add(Type, "revision %d is a deletion: %t", w.Revision, changes[0].Next == nil)
-	case !w.Deleted && !changes[0].Next.Agree(w.Digests):
+	case (changes[i].Next == nil) != w.Deleted:
+		f.add(Type, "revision %d is a deletion: %t", w.Revision, changes[i].Next == nil)
+	case !w.Deleted && !changes[i].Next.Agree(w.Digests):
 		f.add(Content, "revision %d has another content", w.Revision)
 	}
 	return f.list
 }
 
-// List checks that a list is the state at the revision that it names. The truth must have reached that.
+// collected checks what a DeleteCollection says that it has deleted, and that it has deleted what was selected all the time.
+func (f *findings) collected(t *history.Truth, w history.Write) {
+	for _, c := range w.Collected {
+		if !t.DeletedUID(c.Key, c.UID) {
+			f.add(Unrecorded, "no deletion of %v, uid %s", c.Key, c.UID)
+		}
+	}
+	scope := history.Scope{Resource: w.Key.Resource, Namespace: w.Key.Namespace, LabelKey: w.LabelKey, LabelValue: w.LabelValue}
+	for k, s := range t.States(scope, w.Known) {
+		for {
+			c, more := t.Next(k, s.Revision)
+			if !more || c.Revision > w.Reached {
+				f.add(Unrecorded, "%v, uid %s, was selected all the time and is not deleted", k, s.UID)
+				break
+			}
+			if s = c.Next; !scope.Selects(k, s) {
+				break // deleted, by whomever, or not selected any more, perhaps before it was looked for
+			}
+		}
+	}
+}
+
+// List checks that a list is the state at the revision that it names: each part of it, where it went on at another state. The
+// truth must have reached that, and what it asked for.
 func List(t *history.Truth, l *history.List) []Violation {
 	f := findings{what: fmt.Sprintf("list %d (%s, %s) of %+v at %s", l.ID, l.Mode, l.Format, l.Scope, l.Server)}
 	if len(l.Revisions) == 0 {
 		f.add(Revision, "no page names a revision")
 		return f.list
 	}
-	rev := l.Revisions[0]
-	for _, other := range l.Revisions {
+	// One object by its name is no page: a limit does not make it exact.
+	legacy := l.Mode == history.Unmatched && l.Limit > 0 && l.Scope.Name == ""
+	switch rev := l.Revisions[0]; {
+	case (l.Mode == history.Exact || legacy) && rev != l.Asked:
+		f.add(Revision, "asked for revision %d, it names %d", l.Asked, rev)
+	case (l.Mode == history.NotOlderThan || l.Mode == history.Unmatched) && rev < l.Asked:
+		f.add(Stale, "asked for what is not older than revision %d, it names %d", l.Asked, rev)
+	case l.Mode == history.Consistent && rev < l.Known:
+		f.add(Stale, "revision %d, and revision %d was known before", rev, l.Known)
+	}
+	seen := map[history.Key]bool{}
+	for _, it := range l.Items {
+		if seen[it.Key] {
+			f.add(Double, "%v is in it twice", it.Key)
+		}
+		seen[it.Key] = true
+	}
+	pages, items, after := 0, 0, ""
+	for i := 0; i <= len(l.Breaks); i++ {
+		to := history.Break{Pages: len(l.Revisions), Items: len(l.Items)}
+		if i < len(l.Breaks) {
+			to = l.Breaks[i]
+		}
+		if to.Pages == pages {
+			break // it was given up there
+		}
+		if rev := l.Revisions[pages]; i > 0 && rev < l.Breaks[i-1].Known {
+			f.add(Stale, "it goes on at revision %d, and revision %d was known before", rev, l.Breaks[i-1].Known)
+		}
+		part := l.Items[items:to.Items]
+		f.part(t, l, l.Revisions[pages:to.Pages], part, after, i < len(l.Breaks) || l.Partial)
+		after = last(part, after)
+		pages, items = to.Pages, to.Items
+	}
+	return f.list
+}
+
+// place is where an object is in the order of pages.
+func place(k history.Key) string { return k.Namespace + "/" + k.Name }
+
+// last is the last place of some items, or after if there are none.
+func last(items []history.Item, after string) string {
+	for _, it := range items {
+		after = max(after, place(it.Key))
+	}
+	return after
+}
+
+// part checks those pages of a list that are of one state: they have what is behind a place, up to the last of them if they are
+// cut off there.
+func (f *findings) part(t *history.Truth, l *history.List, revisions []int64, items []history.Item, after string, cut bool) {
+	rev := revisions[0]
+	for _, other := range revisions {
 		if other != rev {
-			f.add(Revision, "pages name revisions %v", l.Revisions)
+			f.add(Revision, "pages name revisions %v", revisions)
 			break
 		}
 	}
-	if l.Mode == history.Exact && rev != l.Asked {
-		f.add(Revision, "asked for revision %d, it names %d", l.Asked, rev)
-	}
-	if l.Mode == history.Consistent && rev < l.Known {
-		f.add(Stale, "revision %d, and revision %d was known before", rev, l.Known)
-	}
 	have := map[history.Key]history.Event{}
-	for _, it := range l.Items {
-		if _, double := have[it.Key]; double {
-			f.add(Double, "%v is in it twice", it.Key)
-		}
+	for _, it := range items {
 		have[it.Key] = history.Event{Revision: it.Revision, Digests: it.Digests}
 	}
-	f.state(State, t.States(l.Scope, rev), have, rev)
-	return f.list
+	want, end := t.States(l.Scope, rev), last(items, after)
+	for k := range want {
+		if at := place(k); after != "" && at <= after || cut && at > end {
+			delete(want, k)
+		}
+	}
+	f.state(State, want, have, rev)
 }
 
 // state compares objects with those that there were at a revision.

@@ -147,6 +147,16 @@ func TestLiesOfWatches(t *testing.T) {
 	}
 }
 
+// A server that does not catch up in time says so before it gives anything.
+func TestLateWatches(t *testing.T) {
+	truth := told(t)
+	w := listed(truth, all, history.WatchList)
+	w.Events = []history.Event{{Kind: history.Error, Code: 504}}
+	if got := Watch(truth, w); len(got) > 0 {
+		t.Errorf("504 is no lie: %v", got)
+	}
+}
+
 func mark(rev int64) history.Event { return history.Event{Kind: history.Bookmark, Revision: rev} }
 
 func TestLiesOfInitialEvents(t *testing.T) {
@@ -165,6 +175,8 @@ func TestLiesOfInitialEvents(t *testing.T) {
 			"not ADDED":         {func(w *history.Watch) { w.Events[0].Kind = history.Modified }, Type},
 			"a gap behind":      {func(w *history.Watch) { w.Events = slices.Delete(w.Events, 3, 4) }, Gap},
 			"not selected":      {func(w *history.Watch) { w.Scope = left }, Foreign},
+			"ends with 504":     {func(w *history.Watch) { w.Events[1] = history.Event{Kind: history.Error, Code: 504} }, End},
+			"begins with 500":   {func(w *history.Watch) { w.Events[0] = history.Event{Kind: history.Error, Code: 500} }, End},
 			"deletes a nothing": {func(w *history.Watch) { w.Events[0].Kind = history.Deleted }, Foreign},
 		}
 		for name, lie := range lies {

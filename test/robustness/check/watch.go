@@ -6,11 +6,14 @@ package check
 import (
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/weir-project/weir/test/robustness/history"
 )
 
 // Watch checks a watch that has ended. The truth must have reached the last revision in it, and Due.
+//
+// Events of one revision may come in any order, but all before anything that is later, and before a bookmark at that revision.
 //
 // What comes before the first bookmark of a watch that begins with initial events is checked by what it adds up to: that is
 // the state at the bookmark. All else is compared event by event.
@@ -41,7 +44,10 @@ func (f *findings) initial(t *history.Truth, w *history.Watch) int {
 			f.state(Initial, t.States(w.Scope, e.Revision), have, e.Revision)
 			return i + 1
 		case history.Error:
-			f.end(e)
+			// Before anything else it may say that it has not come to the state that initial events have to have.
+			if i > 0 || e.Code != http.StatusGatewayTimeout {
+				f.end(e)
+			}
 			return 0
 		case history.Deleted:
 			if !had {
@@ -91,7 +97,7 @@ func (f *findings) live(t *history.Truth, w *history.Watch, from int64, events [
 			}
 			last = max(last, e.Revision)
 		default:
-			if e.Revision <= last {
+			if e.Revision < last || e.Revision == last && index(want, e) < 0 {
 				f.back(events[:i], e, last)
 				continue
 			}
@@ -101,11 +107,22 @@ func (f *findings) live(t *history.Truth, w *history.Watch, from int64, events [
 				f.add(Foreign, "%s of %v at revision %d did not happen, or is not selected", e.Kind, e.Key, e.Revision)
 				continue
 			}
-			f.same(want[0], e)
-			want = want[1:]
+			n := max(index(want, e), 0)
+			f.same(want[n], e)
+			want = slices.Delete(want, n, n+1)
 		}
 	}
 	f.passed(want, w.Due+1, Missing, "end of the run")
+}
+
+// index returns which of those to come is an event, by its revision and its object; -1 for none.
+func index(want []history.Event, e history.Event) int {
+	for i := 0; i < len(want) && want[i].Revision <= e.Revision; i++ {
+		if want[i].Revision == e.Revision && want[i].Key == e.Key {
+			return i
+		}
+	}
+	return -1
 }
 
 // passed takes off the events before a revision, which had to come before what is there now, and reports them.
@@ -120,7 +137,7 @@ func (f *findings) passed(want []history.Event, rev int64, r Rule, now string) [
 // back reports an event that is not later than what came before it.
 func (f *findings) back(before []history.Event, e history.Event, last int64) {
 	for _, b := range before {
-		if b.Kind != history.Bookmark && b.Revision == e.Revision {
+		if b.Kind != history.Bookmark && b.Revision == e.Revision && b.Key == e.Key {
 			f.add(Double, "%s of %v at revision %d came before", e.Kind, e.Key, e.Revision)
 			return
 		}
