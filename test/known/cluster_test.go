@@ -23,16 +23,13 @@ import (
 // what the server has. It must not go back; when the member has caught up, nothing may be left out and nothing come twice.
 func TestBehind(t *testing.T) {
 	room := servers.Room(t)
-	peers := map[int]*link.Link{}
-	etcd, err := room.StartEtcd(t.Context(), rig.EtcdOptions{Members: 3, PeerVia: func(member int, address string) (string, error) {
-		l, err := link.New(address)
-		if err != nil {
-			return "", err
+	peers := link.NewPeers()
+	t.Cleanup(func() {
+		if err := peers.Close(); err != nil {
+			t.Error(err)
 		}
-		t.Cleanup(l.Close)
-		peers[member] = l
-		return l.Address(), nil
-	}})
+	})
+	etcd, err := room.StartEtcd(t.Context(), rig.EtcdOptions{Members: 3, PeerProxy: peers.Proxy})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +58,7 @@ func TestBehind(t *testing.T) {
 	w.create(ns, "gone", "0")
 
 	// The member hears nothing more of the others. What is written now it does not know.
-	peers[behind].Cut()
+	peers.Part(behind)
 	for i := range 10 {
 		at = w.update(ns, "one", fmt.Sprint(i))
 	}
@@ -82,7 +79,7 @@ func TestBehind(t *testing.T) {
 		}
 		time.Sleep(20 * time.Millisecond) // so that there is time for a mistake; nothing depends on it
 	}
-	if err := peers[behind].Heal(); err != nil {
+	if err := peers.Join(behind); err != nil {
 		t.Fatal(err)
 	}
 	w.ready(ns, during)
