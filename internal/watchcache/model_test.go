@@ -185,7 +185,7 @@ func TestModel(t *testing.T) {
 			t.Parallel()
 			w := newModelWorld(t, m, nil)
 			w.Sequence(modelSteps(t, 400))
-			w.Sum("not found", "bad list", "page", "end of initial events", "ADDED", "MODIFIED", "DELETED", "bookmark", "too large")
+			w.Sum("not found", "bad list", "page", "end of initial events", "ADDED", "MODIFIED", "DELETED", "too large")
 		})
 	}
 }
