@@ -311,12 +311,6 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 	return nil
 }
 
-// had tells whether a deletion of rev has been taken in before the watch was taken up again, from the revision before.
-func (s *source) had(t watch.EventType, key string) bool {
-	_, there := s.state.objects.Get(key)
-	return s.part && t == watch.Deleted && !there
-}
-
 // progress takes a progress notification.
 func (s *source) progress(ctx context.Context, rev uint64) error {
 	c := s.cache
@@ -386,6 +380,12 @@ func (s *source) settle() {
 		s.gen.log.Advance(s.rev)
 		s.publish()
 	}
+}
+
+// had tells whether a deletion of rev has been taken in before the watch was taken up again, from the revision before.
+func (s *source) had(t watch.EventType, key string) bool {
+	_, there := s.state.objects.Get(key)
+	return s.part && t == watch.Deleted && !there
 }
 
 // advance says that nothing happened up to rev, which is higher than before.
