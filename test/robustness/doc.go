@@ -28,6 +28,7 @@
 //     events are about to be let go of. They begin after a calm that is longer than events are kept. That is how lost events
 //     of keyed watches were once seen, where a thousand ordinary resumptions did not show them.
 //   - storms open and close watches at once.
+//   - edges ask a server where its history begins, and watch everything from there and from the revision before.
 //   - lists are consistent, of any state, of an exact revision or not older than one; whole or in pages. Some are left after
 //     a page and gone on with later, also with the token that upstream offers when their state is gone.
 //   - getters read one object after the other, each alone.
@@ -63,12 +64,12 @@
 //
 // What is not there yet:
 //   - a database that has really reached its size (the alarm is raised by name), disks that are full, slow or broken, two
-//     faults at a time, links that are half open for longer than keep-alives wait
+//     faults at a time
 //   - more than one label, sets and inequalities in selectors
 //   - custom resources that are converted by more than their apiVersion, CBOR
 //   - that single objects are linearizable (reads of one object; porcupine), that reads do not go back between servers
 //   - list and watch against watch list, one stream in all forms and at both servers, informers with
 //     KUBE_WATCHLIST_INCONSISTENCY_DETECTOR
-//   - lies planted in weir by a build tag; the known bugs of upstream as scenarios; stock beside weir
+//   - stock beside weir
 //   - a drawing of the timeline
 package robustness

@@ -136,7 +136,7 @@ func (r *Run) pages(ctx context.Context, client *http.Client, s *server, l *hist
 			return nil, false
 		}
 		if err := r.take(l, &page); err != nil {
-			r.fail(fmt.Errorf("list %d at %s: %w", l.ID, s.name, err))
+			r.broken(fmt.Sprintf("list %d (%s, %s) of %+v at %s", l.ID, l.Mode, l.Format, l.Scope, s.name), err)
 			return nil, false
 		}
 		if page.Metadata.Continue == "" {
@@ -159,8 +159,8 @@ func (r *Run) take(l *history.List, page *object) error {
 	r.told(rev)
 	l.Revisions = append(l.Revisions, rev)
 	items := page.Items
-	for _, row := range page.Rows {
-		items = append(items, row.Object)
+	for i := range page.Rows {
+		items = append(items, page.Rows[i].shown(l.Scope.Resource))
 	}
 	for i := range items {
 		it := history.Item{Key: items[i].key(l.Scope.Resource), Digests: items[i].digests(l.Scope.Resource, format(l.Format))}
@@ -188,7 +188,7 @@ func (r *Run) page(ctx context.Context, client *http.Client, s *server, l *histo
 	defer resp.Body.Close()
 	body, err := io.ReadAll(unzipped(resp))
 	if errors.Is(err, errStream) {
-		r.fail(fmt.Errorf("list %d at %s in %s: %w", l.ID, s.name, f, err))
+		r.broken(fmt.Sprintf("list %d (%s, %s) of %+v at %s", l.ID, l.Mode, f, l.Scope, s.name), err)
 	}
 	if err != nil {
 		return object{}, 0, err
@@ -199,7 +199,7 @@ func (r *Run) page(ctx context.Context, client *http.Client, s *server, l *histo
 		return o, resp.StatusCode, nil
 	}
 	if err != nil {
-		r.fail(fmt.Errorf("list %d at %s in %s: %w", l.ID, s.name, f, err))
+		r.broken(fmt.Sprintf("list %d (%s, %s) of %+v at %s", l.ID, l.Mode, f, l.Scope, s.name), err)
 	}
 	return o, resp.StatusCode, err
 }
