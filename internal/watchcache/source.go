@@ -337,12 +337,6 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 	return nil
 }
 
-// had tells whether a deletion of rev has been taken in before the watch was taken up again, from the revision before.
-func (s *source) had(t watch.EventType, key string) bool {
-	_, there := s.state.objects.Get(key)
-	return s.part && t == watch.Deleted && !there
-}
-
 // leadsOn holds that an event is the next of its object after prev, nil for none. One that is not says that the storage has
 // left out another, or tells this one twice: etcd has had such faults. What is known of the object is then worth nothing.
 func leadsOn(event watch.Event, prev, f *frame.Frame) error {
@@ -441,6 +435,12 @@ func (s *source) settle() {
 		s.gen.log.Advance(s.rev)
 		s.publish()
 	}
+}
+
+// had tells whether a deletion of rev has been taken in before the watch was taken up again, from the revision before.
+func (s *source) had(t watch.EventType, key string) bool {
+	_, there := s.state.objects.Get(key)
+	return s.part && t == watch.Deleted && !there
 }
 
 // advance says that nothing happened up to rev, which is higher than before.
