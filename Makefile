@@ -44,6 +44,13 @@ KILLS ?= 200
 killed:
 	WEIR_KILLS=$(KILLS) WEIR_SEED=$(SEED) $(GO) test ./test/killed -run '^TestKilledUnderWrites$$' -count 1 -timeout 0 -v
 
+LIES ?= all
+.PHONY: robustness-lies
+# Has weir lie, in one way after the other, and fails if the robustness run does not find it. LIES are names of them with commas
+# between. About a minute for each; see test/robustness/lies/doc.go.
+robustness-lies:
+	WEIR_LIES=$(LIES) $(GO) test ./test/robustness/lies -run '^TestLies$$' -count 1 -timeout 0 -v
+
 FUZZTIME ?= 30m
 
 .PHONY: fuzz

@@ -83,6 +83,10 @@ type Config struct {
 	// NewFunc and NewListFunc return an empty object and list.
 	NewFunc     func() runtime.Object
 	NewListFunc func() runtime.Object
+	// Leased says that objects may have a lease of etcd's, which deletes all that it has at one
+	// revision when it expires. What is said of such a revision waits until it is known to be
+	// complete.
+	Leased bool
 	// Codec is the storage codec.
 	Codec runtime.Codec
 	// Clock is the real one if nil.
@@ -295,6 +299,31 @@ func (c *Cache) takeGeneration(cause error) *generation {
 	c.notReady = c.cfg.Clock.Now()
 	close(gen.moved)
 	return gen
+}
+
+// storageRevision asks the storage for its revision. It is never lower than what the cache had before it asked, unless the
+// storage has been put back to an earlier state. Nothing that the cache has is worth anything then: the source reads all anew,
+// and the error is that of a cache that does. etcd itself does not say so: a watch that goes on from what is now the future
+// is told nothing, not even progress, until that is reached.
+func (c *Cache) storageRevision(ctx context.Context) (uint64, error) {
+	gen, before, _, err := c.current()
+	if err != nil {
+		return c.cfg.Storage.GetCurrentResourceVersion(ctx) // there is nothing to compare it with
+	}
+	rev, err := c.cfg.Storage.GetCurrentResourceVersion(ctx)
+	if err != nil || rev >= before {
+		return rev, err
+	}
+	err = wentBack(c.cfg.GroupResource, rev, before)
+	select {
+	case gen.back <- err:
+	default: // the source has yet to take what was said before
+	}
+	return 0, apierrors.NewTooManyRequests(fmt.Sprintf("storage is (re)initializing: %v", err), tooHighRetrySeconds)
+}
+
+func wentBack(resource schema.GroupResource, rev, before uint64) error {
+	return fmt.Errorf("the storage of %s has gone back to revision %d after revision %d; was etcd restored from a backup?", resource, rev, before)
 }
 
 // waitFresh returns the generation when it has reached rev, with its revision and

@@ -100,13 +100,27 @@ type object struct {
 	Status     podStatus         `json:"status,omitempty"` // a Pod's
 	Reason     string            `json:"reason,omitempty"` // an Event's, a Status's
 	Color      string            `json:"color,omitempty"`  // a widget's
-	Rows       []struct {
-		Object object `json:"object"`
-	} `json:"rows,omitempty"`
-	Items   []object `json:"items,omitempty"`
-	Code    int      `json:"code,omitempty"`
-	Message string   `json:"message,omitempty"`
-	Details details  `json:"details,omitempty"`
+	Rows       []row             `json:"rows,omitempty"`
+	Items      []object          `json:"items,omitempty"`
+	Code       int               `json:"code,omitempty"`
+	Message    string            `json:"message,omitempty"`
+	Details    details           `json:"details,omitempty"`
+}
+
+// row is one of a Table.
+type row struct {
+	Cells  []any  `json:"cells"`
+	Object object `json:"object"`
+}
+
+// shown is the row's object under the name that stands in its first cell, so that cells which are another object's show. An
+// Event's first cell is no name.
+func (r *row) shown(resource string) object {
+	o := r.Object
+	if len(r.Cells) > 0 && resource != eventsOf {
+		o.Metadata.Name = fmt.Sprint(r.Cells[0])
+	}
+	return o
 }
 
 type podSpec struct {
@@ -373,7 +387,8 @@ func (s *stream) event(kind history.Kind, o *object) (history.Event, error) {
 		if len(o.Rows) != 1 {
 			return e, fmt.Errorf("%s of a Table with %d rows", kind, len(o.Rows))
 		}
-		o = &o.Rows[0].Object
+		shown := o.Rows[0].shown(s.scope.Resource)
+		o = &shown
 	}
 	var err error
 	if e.Revision, err = o.revision(); err != nil {

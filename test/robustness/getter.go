@@ -83,7 +83,7 @@ func (r *Run) get(ctx context.Context, client *http.Client, s *server, read *his
 	}
 	o, err := decode(body)
 	if len(o.Rows) == 1 {
-		o = o.Rows[0].Object
+		o = o.Rows[0].shown(read.Key.Resource)
 	}
 	switch {
 	case resp.StatusCode == http.StatusNotFound && o.Details.Name == read.Key.Name: // not the resource: the object
@@ -104,7 +104,7 @@ func (r *Run) get(ctx context.Context, client *http.Client, s *server, read *his
 		}
 	}
 	if err != nil {
-		r.fail(fmt.Errorf("read %d of %v at %s in %s: %w", read.ID, read.Key, s.name, f, err))
+		r.broken(fmt.Sprintf("read %d (%s, %s) of %v at %s", read.ID, read.Mode, f, read.Key, s.name), err)
 		return false
 	}
 	r.told(read.Revision)

@@ -50,7 +50,6 @@ func (r *Run) lists(ctx context.Context) {
 		}
 		at, back, limit, fresh, leaves := rnd.IntN(weirs), r.config.ago(rnd)/2, 1+rnd.IntN(20), rnd.IntN(3) == 0, rnd.IntN(4) == 0
 		l := &history.List{Scope: anyScope(rnd), Format: string(pick(rnd, formats)), Mode: pick(rnd, modes)}
-		l.Format = string(format(l.Format).of(l.Scope.Resource))
 		if rnd.IntN(5) < 2 && !l.Scope.ByField {
 			// Upstream forgets the namespace of the field selector behind the first page, and goes on at another place.
 			l.Limit = limit
@@ -80,6 +79,7 @@ func (r *Run) lists(ctx context.Context) {
 
 func (r *Run) start(l *history.List, s *server) {
 	l.ID, l.Server, l.Opened, l.Known = r.id(), s.name, time.Now(), r.known.Load()
+	l.Format = string(format(l.Format).of(l.Scope.Resource))
 }
 
 // query is what a list begins with.
@@ -137,7 +137,7 @@ func (r *Run) pages(ctx context.Context, client *http.Client, s *server, l *hist
 			return nil, false
 		}
 		if err := r.take(l, &page); err != nil {
-			r.fail(fmt.Errorf("list %d at %s: %w", l.ID, s.name, err))
+			r.broken(fmt.Sprintf("list %d (%s, %s) of %+v at %s", l.ID, l.Mode, l.Format, l.Scope, s.name), err)
 			return nil, false
 		}
 		if page.Metadata.Continue == "" {
@@ -160,8 +160,8 @@ func (r *Run) take(l *history.List, page *object) error {
 	r.told(rev)
 	l.Revisions = append(l.Revisions, rev)
 	items := page.Items
-	for _, row := range page.Rows {
-		items = append(items, row.Object)
+	for i := range page.Rows {
+		items = append(items, page.Rows[i].shown(l.Scope.Resource))
 	}
 	for i := range items {
 		it := history.Item{Key: items[i].key(l.Scope.Resource), Digests: items[i].digests(l.Scope.Resource, format(l.Format))}
@@ -189,7 +189,7 @@ func (r *Run) page(ctx context.Context, client *http.Client, s *server, l *histo
 	defer resp.Body.Close()
 	body, err := io.ReadAll(unzipped(resp))
 	if errors.Is(err, errStream) {
-		r.fail(fmt.Errorf("list %d at %s in %s: %w", l.ID, s.name, f, err))
+		r.broken(fmt.Sprintf("list %d (%s, %s) of %+v at %s", l.ID, l.Mode, f, l.Scope, s.name), err)
 	}
 	if err != nil {
 		return object{}, 0, err
@@ -200,7 +200,7 @@ func (r *Run) page(ctx context.Context, client *http.Client, s *server, l *histo
 		return o, resp.StatusCode, nil
 	}
 	if err != nil {
-		r.fail(fmt.Errorf("list %d at %s in %s: %w", l.ID, s.name, f, err))
+		r.broken(fmt.Sprintf("list %d (%s, %s) of %+v at %s", l.ID, l.Mode, f, l.Scope, s.name), err)
 	}
 	return o, resp.StatusCode, err
 }

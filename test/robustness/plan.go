@@ -31,6 +31,8 @@ type Config struct {
 	Members int
 	// NoFaults leaves the faults out.
 	NoFaults bool
+	// StopAtFirst ends the run with the first violation; see Run.First.
+	StopAtFirst bool
 	// Faults are the kinds of faults that there are; without any there are all.
 	Faults []string
 }
@@ -95,6 +97,7 @@ const (
 	streamStorms
 	streamLists
 	streamDefinitions
+	streamEdges
 	streamTwins    = 400
 	streamShared   = 500
 	streamWriters  = 1_000

@@ -83,6 +83,9 @@ func (r *Run) Do(ctx context.Context) error {
 	r.begin, r.began = r.truth.Head(), time.Now()
 
 	r.load(ctx)
+	if r.stopped() {
+		return r.verdict()
+	}
 	if err := errors.Join(r.agree(ctx), r.informersAgree(ctx), r.processes(ctx)); err != nil {
 		r.fail(err)
 	}
@@ -106,8 +109,12 @@ func (r *Run) makeNamespaces(ctx context.Context) error {
 
 // load runs all that acts, and returns when all of it has ended and is judged.
 func (r *Run) load(ctx context.Context) {
-	whole := ctx
-	ctx, cancel := context.WithTimeout(ctx, r.config.Duration)
+	whole, stop := context.WithCancel(ctx)
+	defer stop()
+	if r.config.StopAtFirst {
+		r.found.stop = stop
+	}
+	ctx, cancel := context.WithTimeout(whole, r.config.Duration)
 	defer cancel()
 	var clerk, acts, reads sync.WaitGroup
 	clerk.Go(func() { r.judgeWrites(whole) })
@@ -122,6 +129,7 @@ func (r *Run) load(ctx context.Context) {
 	acts.Go(func() { r.faults(ctx, r.began) })
 	acts.Go(func() { r.herds(ctx) })
 	acts.Go(func() { r.storms(ctx) })
+	acts.Go(func() { r.edges(ctx) })
 	acts.Go(func() { r.lists(ctx) })
 	acts.Go(func() { r.redefines(ctx) })
 	acts.Go(func() { r.trims(ctx) })
@@ -311,6 +319,20 @@ func (r *Run) judgeList(l *history.List) {
 	r.record.write(out)
 }
 
+// stopped tells whether the run is over because something was found.
+func (r *Run) stopped() bool {
+	found, _ := r.First()
+	return r.config.StopAtFirst && len(found) > 0
+}
+
+// First returns what was found about the first record with a violation, or some of it, and how long after the load began
+// that was; nil if nothing was found so far.
+func (r *Run) First() (found []check.Violation, after time.Duration) {
+	r.found.mu.Lock()
+	defer r.found.mu.Unlock()
+	return r.found.firsts, r.found.first.Sub(r.began)
+}
+
 // agree checks, when all is at rest, that lists of everything at each server and etcd's own state are the truth.
 func (r *Run) agree(ctx context.Context) error {
 	var failures []error
@@ -382,5 +404,5 @@ func (r *Run) Report() string {
 		}
 	}
 	judged := fmt.Sprintf("; %d reads and writes of single objects put in order, %d parts undecided", r.objects.Judged(), r.objects.Undecided())
-	return r.stats.String() + judged + cpu + "\n" + r.refusals.String() + r.faultReport()
+	return r.stats.String() + judged + cpu + peak() + "\n" + r.refusals.String() + r.faultReport()
 }

@@ -75,6 +75,7 @@ func (r *Run) watch(ctx, lazy context.Context, client *http.Client, s *server, w
 	case history.AtZero:
 		q.Set("resourceVersion", "0")
 	case history.WatchList:
+		w.Known = r.known.Load()
 		q.Set("sendInitialEvents", "true")
 		q.Set("resourceVersionMatch", "NotOlderThan")
 	}
@@ -109,7 +110,7 @@ func (r *Run) watch(ctx, lazy context.Context, client *http.Client, s *server, w
 		e, err := events.next()
 		switch {
 		case errors.Is(err, errStream):
-			r.fail(fmt.Errorf("watch %d at %s: %w", w.ID, w.Server, err))
+			r.broken(fmt.Sprintf("watch %d (%s, %s) of %+v at %s", w.ID, w.Role, w.Format, w.Scope, w.Server), err)
 			fallthrough
 		case err != nil:
 			w.End = err.Error()
@@ -185,10 +186,10 @@ func (s *session) watch(ctx context.Context, at int, w *history.Watch, seconds i
 		last := events[len(events)-1].Revision
 		patience, done := context.WithTimeout(reading, duePatience)
 		defer done()
-		for seen.Load() < last && patience.Err() == nil {
+		for seen.Load() < last && patience.Err() == nil && !s.run.stopped() {
 			wait(patience, 10*time.Millisecond)
 		}
-		if reading.Err() == nil {
+		if reading.Err() == nil && !s.run.stopped() {
 			due.Store(last)
 		}
 	})

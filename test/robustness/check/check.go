@@ -8,6 +8,7 @@ package check
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/weir-project/weir/test/robustness/history"
 )
@@ -30,6 +31,7 @@ const (
 	Revision   Rule = "revision"     // a list names another revision than was asked for
 	State      Rule = "state"        // a list is not the state at its revision
 	Stale      Rule = "stale"        // a list or a read is older than what was known, or asked for
+	Broken     Rule = "broken"       // what came is no answer, or no watch event
 	Unrecorded Rule = "acknowledged" // a write was acknowledged and is not in etcd
 
 	Linearizable Rule = "linearizable" // reads and writes of one object have no order
@@ -43,6 +45,10 @@ type Violation struct {
 	Rule Rule   `json:"rule"`
 	What string `json:"what"` // which watch, list or write
 	Text string `json:"text"`
+	// Key, Revision and At are where and when it was, as far as that is known beside the text.
+	Key      history.Key `json:"key,omitzero"`
+	Revision int64       `json:"revision,omitempty"`
+	At       time.Time   `json:"at,omitzero"`
 }
 
 func (v Violation) String() string { return fmt.Sprintf("%s: %s: %s", v.What, v.Rule, v.Text) }

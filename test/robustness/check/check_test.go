@@ -189,6 +189,18 @@ func TestLiesOfInitialEvents(t *testing.T) {
 	}
 }
 
+// A watch list is as consistent as a list.
+func TestStaleInitialEvents(t *testing.T) {
+	truth := told(t)
+	w := listed(truth, all, history.WatchList)
+	for known, want := range map[int64]bool{8: false, 9: true} {
+		w.Known = known
+		if got := slices.Contains(rules(Watch(truth, w)), Stale); got != want {
+			t.Errorf("the state of revision 8, and %d was known: %t", known, got)
+		}
+	}
+}
+
 func TestLiesOfLists(t *testing.T) {
 	truth := told(t)
 	list := func(mode history.Mode, rev int64) *history.List {

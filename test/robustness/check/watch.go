@@ -41,6 +41,9 @@ func (f *findings) initial(t *history.Truth, w *history.Watch) int {
 			if w.Start == history.WatchList && !e.InitialEnd {
 				f.add(Initial, "bookmark at revision %d before the one that closes the initial events", e.Revision)
 			}
+			if e.Revision < w.Known {
+				f.add(Stale, "the initial events are those of revision %d, and revision %d was known before", e.Revision, w.Known)
+			}
 			f.state(Initial, t.States(w.Scope, e.Revision), have, e.Revision)
 			return i + 1
 		case history.Error:

@@ -194,16 +194,18 @@ const (
 
 // Watch is a watch, from its request to its end.
 type Watch struct {
-	ID      int64     `json:"id"`
-	Role    string    `json:"role"` // what it was opened for, such as "herd"
-	Server  string    `json:"server"`
-	Format  string    `json:"format"`
-	Scope   Scope     `json:"scope"`
-	Start   Start     `json:"start"`
-	From    int64     `json:"from,omitempty"`
-	Resumes int64     `json:"resumes,omitempty"` // the ID of the watch that it goes on from
-	Opened  time.Time `json:"opened"`
-	Closed  time.Time `json:"closed"`
+	ID      int64  `json:"id"`
+	Role    string `json:"role"` // what it was opened for, such as "herd"
+	Server  string `json:"server"`
+	Format  string `json:"format"`
+	Scope   Scope  `json:"scope"`
+	Start   Start  `json:"start"`
+	From    int64  `json:"from,omitempty"`
+	Resumes int64  `json:"resumes,omitempty"` // the ID of the watch that it goes on from
+	// Known, of a WatchList, is the latest revision that somebody had been told of before this was asked for.
+	Known  int64     `json:"known,omitempty"`
+	Opened time.Time `json:"opened"`
+	Closed time.Time `json:"closed"`
 	// Status is the answer's, 0 for none.
 	Status int     `json:"status"`
 	Events []Event `json:"events,omitempty"`
