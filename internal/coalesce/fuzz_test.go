@@ -53,6 +53,7 @@ func (c *wireTap) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 //	go test -fuzz=FuzzStream ./internal/coalesce
 func FuzzStream(f *testing.F) {
 	f.Add([]byte("bw\x05w\x60fif"), 1<<20, false)
+	f.Add([]byte("bw\x01w\x02w\x03w\x04w\x05w\x06w\x07w\x08fifbw\x03w\x04iw\x05f"), 1<<20, false)
 	f.Add([]byte("bw\xffw\xffw\xffw\xffw\xffw\xffw\xfffiw\x01f"), 1<<20, false)
 	f.Add([]byte("w\x00w\x01fbw\x02iw\x03"), 1<<20, false)
 	f.Add([]byte("bw\xffw\xffw\xffiw\x01bw\xff"), 70_000, false)

@@ -94,7 +94,7 @@ func (c *Cursor[K, E]) Next(dst []E) (Batch, error) {
 		b.Complete = l.at(seq).rev - 1
 	} else {
 		c.pos = l.next
-		b.Complete = l.head
+		b.Complete = l.completeLocked()
 		b.Drained = true
 	}
 	b.Complete = max(b.Complete, c.after)

@@ -75,9 +75,12 @@ type Log[K comparable, E any] struct {
 	// floor is the revision of which everything later is still in the ring:
 	// a reader that knows the state at floor or later can be served.
 	floor uint64
-	// head is the revision up to which the log is complete; floor <= head. Of events of the
-	// revision advanced <= head, or below, readers have been told that they have them all.
+	// head is the revision of the last event, or up to which Advance has said that there is
+	// none; floor <= head. The log is complete up to head, or head-1 if part: then the last
+	// event need not be the only one of its revision. Of events of the revision
+	// advanced <= head, or below, readers have been told that they have them all.
 	head, advanced uint64
+	part           bool
 
 	closed bool
 	all    chain[K, E]
@@ -133,8 +136,19 @@ func (l *Log[K, E]) at(seq uint64) *record[E] {
 // not above what Advance or New has said: the event would be sent to nobody, or twice. It is
 // ErrClosed if the log is closed.
 func (l *Log[K, E]) Append(rev uint64, size int64, event E) error {
+	return l.append(rev, size, event, false)
+}
+
+// AppendPart is Append for an event that others of its revision may follow. Until a later one
+// is added, or Advance has said that there is none, readers are told that they have all up to
+// the revision before.
+func (l *Log[K, E]) AppendPart(rev uint64, size int64, event E) error {
+	return l.append(rev, size, event, true)
+}
+
+func (l *Log[K, E]) append(rev uint64, size int64, event E, part bool) error {
 	now := l.cfg.Now()
-	waits, err := l.add(record[E]{event: event, rev: rev, size: size, at: now})
+	waits, err := l.add(record[E]{event: event, rev: rev, size: size, at: now}, part)
 	for waits {
 		// What has to go has not been handed to the parked cursors yet.
 		l.dispatchNext()
@@ -144,7 +158,7 @@ func (l *Log[K, E]) Append(rev uint64, size int64, event E) error {
 }
 
 // add appends an event, and tells whether the bounds wait for the dispatcher.
-func (l *Log[K, E]) add(r record[E]) (waits bool, err error) {
+func (l *Log[K, E]) add(r record[E], part bool) (waits bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -160,7 +174,7 @@ func (l *Log[K, E]) add(r record[E]) (waits bool, err error) {
 	r.before = l.appended
 	*l.slot(seq) = r
 	l.next++
-	l.head = r.rev
+	l.head, l.part = r.rev, part
 	l.bytes += r.size
 	l.appended += r.size
 	l.eachChainLocked(r.event, func(c *chain[K, E]) { c.add(seq) })
@@ -198,6 +212,7 @@ func (l *Log[K, E]) Advance(rev uint64) {
 		return
 	}
 	l.advanced = max(l.advanced, rev)
+	l.part = l.part && rev < l.head
 	l.head = max(l.head, rev)
 	l.expireLocked(now)
 }
@@ -238,7 +253,8 @@ type Stats struct {
 	Events int
 	Bytes  int64
 	Aged   int
-	// Floor and Head are the revisions between which it is complete.
+	// Floor and Head are the revisions between which it is complete, but for what may
+	// follow of Head after AppendPart.
 	Floor, Head uint64
 	// Cursors is the number of readers, Parked how many of them are parked.
 	Cursors, Parked int
@@ -253,6 +269,14 @@ func (l *Log[K, E]) Stats() Stats {
 		Floor: l.floor, Head: l.head,
 		Cursors: len(l.cursors) + l.parked, Parked: l.parked,
 	}
+}
+
+// completeLocked returns the revision up to which the log is complete.
+func (l *Log[K, E]) completeLocked() uint64 {
+	if l.part {
+		return l.head - 1
+	}
+	return l.head
 }
 
 func (l *Log[K, E]) eventsLocked() int { return len(l.aged) + int(l.next-l.first) }

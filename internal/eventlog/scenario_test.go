@@ -161,6 +161,7 @@ func (s *story) appendAll(t *testing.T, d *datadriven.TestData) string {
 			d.Fatalf(t, "%q: %v", line, err)
 		}
 		e := event{name: name, size: 1}
+		add := s.Append
 		for _, a := range args {
 			switch a.Key {
 			case "rev":
@@ -169,9 +170,11 @@ func (s *story) appendAll(t *testing.T, d *datadriven.TestData) string {
 				a.Scan(t, 0, &e.size)
 			case "keys":
 				e.keys = a.Vals
+			case "part":
+				add = s.AppendPart
 			}
 		}
-		if err := s.Append(e.rev, e.size, e); err != nil {
+		if err := add(e.rev, e.size, e); err != nil {
 			return "error: " + err.Error()
 		}
 	}

@@ -81,14 +81,28 @@ func FuzzStored(f *testing.F) {
 		for _, data := range fixtures(f, r.stored) {
 			f.Add(byte(i), byte(0), data)
 		}
-		f.Add(byte(i), byte(i), fmt.Appendf(nil, `{"apiVersion":%q,"kind":%q,"metadata":{"name":"a","labels":{},"annotations":{"x":"\ufffd"},"finalizers":[]},"data":{},"spec":{},"status":{}}`,
-			r.stored.GroupVersion().String(), r.stored.Kind))
+		for storing := range mediaTypes {
+			for _, rest := range []string{
+				`"metadata":{"name":"a","labels":{},"annotations":{"x":"\ufffd"},"finalizers":[]},"data":{},"spec":{},"status":{}`,
+				`"metadata":{"name":"a"},"spec":{"containers":[],"template":{"spec":{"containers":[]}},"accessModes":[],"ports":[]},"status":{"conditions":[]}`,
+			} {
+				f.Add(byte(i), byte(storing), fmt.Appendf(nil, `{"apiVersion":%q,"kind":%q,%s}`, r.stored.GroupVersion().String(), r.stored.Kind, rest))
+			}
+		}
+	}
+	var codecs [][]*Codec
+	for _, r := range storedKinds {
+		var byMediaType []*Codec
+		for _, r.mediaType = range mediaTypes {
+			c, _ := r.codec(f, 1<<20)
+			byMediaType = append(byMediaType, c)
+		}
+		codecs = append(codecs, byMediaType)
 	}
 	f.Add(byte(1), byte(1), []byte("k8s\x00\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12\x0b\x0a\x03\x0a\x01a\x12\x04\x0a\x00\x12\x00\x1a\x00\x22\x00"))
 	f.Fuzz(func(t *testing.T, which, storing byte, data []byte) {
-		r := storedKinds[int(which)%len(storedKinds)]
-		r.mediaType = mediaTypes[int(storing)%len(mediaTypes)]
-		c, _ := r.codec(t, 1<<20)
+		r, mediaType := storedKinds[int(which)%len(storedKinds)], mediaTypes[int(storing)%len(mediaTypes)]
+		c := codecs[int(which)%len(storedKinds)][int(storing)%len(mediaTypes)]
 		obj := c.cfg.NewFunc()
 		out, kind, err := c.cfg.Codec.Decode(data, nil, obj)
 		if err != nil || out != obj {
@@ -100,7 +114,7 @@ func FuzzStored(f *testing.F) {
 		if err := c.cfg.Versioner.UpdateObject(obj, 7); err != nil {
 			return
 		}
-		what := fmt.Sprintf("%v stored as %s", r.stored, r.mediaType)
+		what := fmt.Sprintf("%v stored as %s", r.stored, mediaType)
 		frame, err := c.Encode("/things/a", obj)
 		if err != nil {
 			if _, err := runtime.Encode(c.cfg.Codec, obj); err == nil {
@@ -168,7 +182,7 @@ func checkCut(t *testing.T, what string, f *Frame, obj runtime.Object) {
 func FuzzCustom(f *testing.F) {
 	deep := strings.Repeat(`[`, 100) + `1.0` + strings.Repeat(`]`, 100)
 	for _, spec := range []string{
-		`{"value":1,"list":[1.0,-0.0,1e3,1e30,0.1],"text":"<a>\u2028\ufffd"}`, `{"items":[{"a":1}]}`, `{"deep":` + deep + `}`,
+		`{"value":1,"text":"<a>\u2028\ufffd"}`, `1.0`, `-0.0`, `1e3`, `-1e3`, `1e30`, `0.1`, `[1,[1.0]]`, `{"items":[{"a":1}]}`, `{"deep":` + deep + `}`,
 		`{"":null,"a":{},"b":[],"c":[null,{}]}`, `[]`, `9223372036854775807`, `9223372036854775808`, `-9223372036854775808.0`,
 	} {
 		object := `{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"w","labels":{"a":"b"}},"spec":` + spec + `,"items":[1]}`
@@ -227,6 +241,7 @@ func FuzzCustom(f *testing.F) {
 // written round an arbitrary type is read as encoding/json reads it.
 func FuzzIdentity(f *testing.F) {
 	f.Add("v1", "Pod", []byte(`{"metadata":{"kind":"x"}}`))
+	f.Add("", "K", []byte(`{"b":1}`))
 	f.Add("a/v1", "\"<K>\u2028", []byte(`{"a":[{"kind":"y","apiVersion":"z"}],"z":null}`))
 	f.Add("", "", []byte("k8s\x00\x0a\x09\x0a\x02v1\x12\x03Pod\x12\x00"))
 	f.Add("", "", []byte("apiVersion: v1\nkind: Pod\n"))
@@ -251,10 +266,24 @@ func FuzzIdentity(f *testing.F) {
 		if json.Unmarshal(rest, &object) != nil || object == nil {
 			return
 		}
-		object["apiVersion"], object["kind"] = apiVersion, kind
-		data, err := json.Marshal(object)
+		delete(object, "apiVersion")
+		delete(object, "kind")
+		data, err := json.Marshal(struct {
+			Kind       string `json:"kind"`
+			APIVersion string `json:"apiVersion"`
+		}{kind, apiVersion})
 		if err != nil {
 			t.Fatal(err)
+		}
+		if len(object) > 0 {
+			others, err := json.Marshal(object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(kind)%2 == 0 {
+				data, others = others, data
+			}
+			data = append(append(data[:len(data)-1], ','), others[1:]...)
 		}
 		var read struct{ APIVersion, Kind any }
 		var exact map[string]any // not by folded case
@@ -285,6 +314,11 @@ func FuzzVariant(f *testing.F) {
 		}
 	}
 	names = append(names, "cbor", "")
+	for i := range names {
+		for j := range names {
+			f.Add("v1", "DELETED", byte(i), byte(j), "", "")
+		}
+	}
 	inJSON := string(serializerOf(f, runtime.ContentTypeJSON).Serializer.Identifier())
 	inProtobuf := string(serializerOf(f, runtime.ContentTypeProtobuf).Serializer.Identifier())
 	rawProtobuf := string(serializerOf(f, runtime.ContentTypeProtobuf).StreamSerializer.Serializer.Identifier())

@@ -83,6 +83,10 @@ type Config struct {
 	// NewFunc and NewListFunc return an empty object and list.
 	NewFunc     func() runtime.Object
 	NewListFunc func() runtime.Object
+	// Leased says that objects may have a lease of etcd's, which deletes all that it has at one
+	// revision when it expires. What is said of such a revision waits until it is known to be
+	// complete.
+	Leased bool
 	// Codec is the storage codec.
 	Codec runtime.Codec
 	// Clock is the real one if nil.

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
@@ -44,6 +45,7 @@ func (s *Caches) Decorator() generic.StorageDecorator {
 			Indexers:       indexers,
 			NewFunc:        newFunc,
 			NewListFunc:    newListFunc,
+			Leased:         leased(config.GroupResource),
 			Codec:          config.Codec,
 			Store:          s.store,
 			Types:          s.opts.Types,
@@ -65,4 +67,10 @@ func (s *Caches) Decorator() generic.StorageDecorator {
 			})
 		}, nil
 	}
+}
+
+// leased tells whether objects of a resource have leases. Nothing that a decorator is given says so: registry.Store.TTLFunc
+// does, which only Events have. They are cached only if --watch-cache-sizes asks for it.
+func leased(r schema.GroupResource) bool {
+	return r.Resource == "events" && (r.Group == "" || r.Group == "events.k8s.io")
 }

@@ -168,7 +168,7 @@ func TestModel(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newModelWorld(t, m, nil)
-			w.Sequence(modelSteps(t, 600))
+			w.Sequence(modelSteps(t, 400))
 			w.Sum("not found", "bad list", "page", "end of initial events", "ADDED", "MODIFIED", "DELETED", "bookmark", "too large")
 		})
 	}
@@ -183,7 +183,7 @@ func TestModelConcurrently(t *testing.T) {
 			t.Parallel()
 			n := 0
 			w := newModelWorld(t, modelPods(protobufCodec), fake)
-			w.Concurrently(3, modelSteps(t, 200), func() {
+			w.Concurrently(3, modelSteps(t, 150), func() {
 				n++
 				switch {
 				case fake == nil:

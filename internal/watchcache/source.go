@@ -89,8 +89,10 @@ type source struct {
 	cache *Cache
 	start time.Time
 	state *state
-	// rev is the revision up to which the state is complete.
-	rev uint64
+	// rev is the revision up to which the state is complete, but if part: then others of the
+	// changes of rev may follow, and what readers have is the state of before, at rev-1.
+	rev  uint64
+	part bool
 	// gen is nil until the state is complete for the first time.
 	gen     *generation
 	failing failing
@@ -150,7 +152,11 @@ func (s *source) watch(ctx context.Context, initial bool) (watch.Interface, erro
 	if initial {
 		opts.SendInitialEvents = ptr.To(true)
 	} else {
-		opts.ResourceVersion = fmt.Sprint(s.rev)
+		from := s.rev
+		if s.part {
+			from-- // those that have been taken in come again, and change nothing
+		}
+		opts.ResourceVersion = fmt.Sprint(from)
 	}
 	w, err := s.cache.cfg.Storage.Watch(ctx, s.cache.cfg.ResourcePrefix, opts)
 	if err != nil {
@@ -283,6 +289,11 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 	if f.Revision() < s.rev {
 		return fmt.Errorf("the watch of the storage of %s goes back: it tells of %s at revision %d after revision %d", c.cfg.GroupResource, key, f.Revision(), s.rev)
 	}
+	if f.Revision() > s.rev {
+		s.settle()
+	} else if s.had(event.Type, key) {
+		return nil
+	}
 	prev, _ := s.state.objects.Get(key)
 	ch := &change{rev: f.Revision(), prev: prev, recorded: recorded, received: received}
 	if event.Type == watch.Deleted {
@@ -300,6 +311,12 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 	return nil
 }
 
+// had tells whether a deletion of rev has been taken in before the watch was taken up again, from the revision before.
+func (s *source) had(t watch.EventType, key string) bool {
+	_, there := s.state.objects.Get(key)
+	return s.part && t == watch.Deleted && !there
+}
+
 // progress takes a progress notification.
 func (s *source) progress(ctx context.Context, rev uint64) error {
 	c := s.cache
@@ -313,6 +330,7 @@ func (s *source) progress(ctx context.Context, rev uint64) error {
 		}
 		return nil
 	}
+	s.settle()
 	if rev > s.rev {
 		s.advance(rev)
 		s.recovered()
@@ -324,24 +342,50 @@ func (s *source) progress(ctx context.Context, rev uint64) error {
 // wait for a revision.
 func (s *source) append(ch *change) error {
 	c := s.cache
+	s.part = c.cfg.Leased && (ch.cur == nil || s.part)
 	if ch.cur != nil || ch.prev != nil {
 		size := ch.size(s.state)
 		ledger.Process.Add(ledger.History, size)
-		if err := s.gen.log.Append(ch.rev, size, ch); err != nil {
+		add := s.gen.log.Append
+		if s.part {
+			add = s.gen.log.AppendPart
+		}
+		if err := add(ch.rev, size, ch); err != nil {
 			ledger.Process.Add(ledger.History, -size)
 			return fmt.Errorf("taking in a change of %s: %w", ch.frame().Key(), err)
 		}
 		s.gen.expireLater(c, c.cfg.History)
 	}
 	s.rev = ch.rev
-	floor := s.gen.log.Floor()
-	v := s.state.freeze(ch.rev)
-	c.mu.Lock()
-	s.gen.publish(v, c.keepViewsLocked(), floor)
-	c.mu.Unlock()
+	if s.part {
+		floor := s.gen.log.Floor()
+		c.mu.Lock()
+		s.gen.advance(ch.rev-1, floor)
+		c.mu.Unlock()
+	} else {
+		s.publish()
+	}
 	metrics.EventsCounter.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Inc()
 	metrics.RecordResourceVersion(c.cfg.GroupResource, ch.rev)
 	return nil
+}
+
+// publish gives readers the state at rev.
+func (s *source) publish() {
+	c, floor := s.cache, s.gen.log.Floor()
+	v := s.state.freeze(s.rev)
+	c.mu.Lock()
+	s.gen.publish(v, c.keepViewsLocked(), floor)
+	c.mu.Unlock()
+}
+
+// settle says that all changes of rev have been taken in.
+func (s *source) settle() {
+	if s.part {
+		s.part = false
+		s.gen.log.Advance(s.rev)
+		s.publish()
+	}
 }
 
 // advance says that nothing happened up to rev, which is higher than before.

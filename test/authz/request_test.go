@@ -73,6 +73,55 @@ type request struct {
 	// query has what else is asked for.
 	query []string
 	form  form
+	// odd, if there is any, makes of the path one that no client means: the servers have to understand the same, or to refuse
+	// it alike.
+	odd func(path string) string
+	// method is GET if it is empty.
+	method string
+	http1  bool
+}
+
+// oddities are parameters that change what is asked for, or who may, or contradict others.
+var oddities = []string{
+	"watch=&timeoutSeconds=2", "watch=false&watch=true&timeoutSeconds=2", "watch=true&watch=false&timeoutSeconds=2", "watch=maybe&timeoutSeconds=2",
+	"watch=1&timeoutSeconds=2", "watch=1&timeoutSeconds=2&resourceVersion=0", "timeoutSeconds=bad", "limit=1&limit=2", "unknown=1",
+	"labelSelector=app%3Dweb", "labelSelector=", "labelSelector=app%3D%3D%3D", "resourceVersion=0", "continue=",
+	"fieldSelector=metadata.name%3Ds-0&fieldSelector=metadata.name%3Ds-1", "fieldSelector=metadata.name%3Dcm-0&fieldSelector=",
+	"fieldSelector=metadata.name%3D..", "fieldSelector=metadata.name%3D%2A", "fieldSelector=metadata.name%3Da%2Fb", "fieldSelector=metadata.name%3D",
+	"fieldSelector=metadata.name%3Ds-0,metadata.name%3Ds-1", "fieldSelector=metadata.name%3D%3Ds-0", "fieldSelector=metadata.name!%3Ds-0,metadata.name%3Ds-0",
+	"fieldSelector=metadata.namespace%3Da,metadata.namespace%3Db", "fieldSelector=spec.nodeName%3Dn-0,spec.nodeName%3Dn-1", "fieldSelector=spec.nodeName%3D%3Dn-1",
+}
+
+// oddly draws what makes a request odd.
+func oddly(x *rand.Rand) func(string) string {
+	if x.IntN(3) > 0 {
+		add, before := pick(x, oddities), x.IntN(2) == 0
+		return func(path string) string {
+			path, query, _ := strings.Cut(path, "?")
+			if before {
+				return path + "?" + strings.Trim(add+"&"+query, "&")
+			}
+			return path + "?" + strings.Trim(query+"&"+add, "&")
+		}
+	}
+	change := pick(x, []func(string) string{
+		func(p string) string { return p + "/" },
+		func(p string) string { return p + "//" },
+		func(p string) string { return "/" + p },
+		func(p string) string { return strings.Replace(p, "/namespaces/a/", "/namespaces/b/../a/", 1) },
+		func(p string) string { return strings.Replace(p, "/namespaces/", "/namespaces//", 1) },
+		func(p string) string { return strings.Replace(p, "/namespaces/", "/namespaces/%2e/", 1) },
+		func(p string) string { return strings.Replace(p, "-", "%2D", 1) },
+		func(p string) string { return p + "%2Fstatus" },
+		strings.ToUpper,
+	})
+	return func(path string) string {
+		path, query, found := strings.Cut(path, "?")
+		if path = change(path); found {
+			path += "?" + query
+		}
+		return path
+	}
 }
 
 // labelSelectors are by what they say, with labels that they select.
@@ -146,6 +195,9 @@ func (r *request) path() string {
 	if len(query) > 0 {
 		path += "?" + strings.Join(query, "&")
 	}
+	if r.odd != nil {
+		path = r.odd(path)
+	}
 	return path
 }
 
@@ -177,7 +229,7 @@ func (r *request) http() servers.Request {
 			h["Impersonate-Extra-Scopes"] = as.scopes
 		}
 	}
-	return servers.Request{Path: r.path(), Header: h}
+	return servers.Request{Method: r.method, Path: r.path(), Header: h, HTTP1: r.http1}
 }
 
 func (r *request) String() string {
@@ -185,7 +237,7 @@ func (r *request) String() string {
 	if r.as != nil {
 		by = fmt.Sprintf("%s as %+v", by, *r.as)
 	}
-	return fmt.Sprintf("%s: %s, %s (%s)", by, r.path(), r.form.name, r.verb)
+	return strings.TrimSpace(fmt.Sprintf("%s: %s %s, %s (%s)", by, r.method, r.path(), r.form.name, r.verb))
 }
 
 // selects says whether a state is one that the request asks for.
@@ -253,7 +305,7 @@ func (d *drawer) draw(watch bool) *request {
 
 func (d *drawer) one(watch bool) *request {
 	x := d.rand
-	r := &request{form: pick(x, forms)}
+	r := &request{form: pick(x, forms), http1: x.IntN(10) == 0}
 	d.drawUser(r)
 	k := pick(x, kinds)
 	if strings.HasPrefix(r.who.name, nodePrefix) && x.IntN(4) > 0 {
@@ -291,7 +343,7 @@ func (d *drawer) one(watch bool) *request {
 			if begin := strings.Join(r.query, ""); k.uncached && (begin == "" || begin == "resourceVersion=0") {
 				r.query = []string{"resourceVersion=" + d.current()} // see follow
 			}
-			for r.form.hidden && r.field.name != "" {
+			for r.form.hidden && (r.field.name != "" || k.name == "namespaces") { // its marker would not be seen
 				r.form = pick(x, forms)
 			}
 		} else {
@@ -307,7 +359,11 @@ func (d *drawer) one(watch bool) *request {
 			r.namespace = o.namespace
 		}
 	}
-	var permitted = true
+	if !watch && x.IntN(30) == 0 {
+		r.odd = oddly(x)
+		r.method = pick(x, []string{http.MethodGet, http.MethodGet, http.MethodGet, http.MethodHead})
+	}
+	permitted := true
 	if r.as != nil {
 		_, permitted = d.rights.impersonated(r.by.identity, r.as)
 	}

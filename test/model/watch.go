@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/metadata"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,6 +30,10 @@ type watched struct {
 	err error
 	// slow watches are not read before the end.
 	slow bool
+	// progress is the context of a watch that asks etcd for its progress: it has a connection of
+	// its own. Etcd tells all watches of a connection of its progress, and it can tell one that
+	// is being started of a revision before the events up to it.
+	progress context.Context
 	// timed watches end by themselves, after a bookmark; cancel ends their context.
 	timed  bool
 	cancel context.CancelFunc
@@ -98,6 +103,10 @@ func (w *watched) start(ctx context.Context, informed bool) {
 	if w.req.where.namespace != "" && informed {
 		ctx = apirequest.WithNamespace(ctx, w.req.where.namespace)
 		ctx = apirequest.WithRequestInfo(ctx, &apirequest.RequestInfo{Namespace: w.req.where.namespace, Name: w.req.where.name})
+	}
+	if w.req.opts.ProgressNotify {
+		ctx = metadata.AppendToOutgoingContext(ctx, "watch", fmt.Sprintf("%p", w))
+		w.progress = ctx
 	}
 	w.cancel = func() {}
 	if w.timed {
@@ -381,7 +390,7 @@ func (t *tale) from(rev uint64, n int) error {
 			switch {
 			case got.end:
 				return w.errorf("has a second end of its initial events, at %d", got.rev)
-			case !w.req.opts.Predicate.AllowWatchBookmarks && w.on.Cached: // etcd tells all watches of a client of its progress
+			case w.on.Cached && !w.req.opts.Predicate.AllowWatchBookmarks || !w.on.Cached && !w.req.opts.ProgressNotify:
 				return w.errorf("has a bookmark, which it did not ask for, at %d", got.rev)
 			case got.rev < bookmark && !(told == 0 && rev > w.before):
 				return w.errorf("has a bookmark at %d after what was at %d", got.rev, bookmark)

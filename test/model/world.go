@@ -297,7 +297,7 @@ func (w *World) hasTold(one *watched, upTo uint64) bool {
 		return ended
 	}
 	if one.req.opts.ProgressNotify && newest < upTo {
-		if err := one.on.Storage.RequestWatchProgress(w.t.Context()); err != nil {
+		if err := one.on.Storage.RequestWatchProgress(one.progress); err != nil {
 			w.t.Fatalf("%s: requesting progress: %v", one, err)
 		}
 		return false

@@ -6,6 +6,8 @@ package robustness
 import (
 	"context"
 	"fmt"
+	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,6 +46,20 @@ func (r *Run) etcdAfter(ctx context.Context, at time.Time) int64 {
 			return 0
 		}
 	}
+}
+
+// peak says how much memory this process has used at most, where the system tells.
+func peak() string {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return ""
+	}
+	_, rest, found := strings.Cut(string(status), "VmHWM:")
+	if !found {
+		return ""
+	}
+	size, _, _ := strings.Cut(rest, "\n")
+	return "; the test itself " + strings.TrimSpace(size) + " at most"
 }
 
 // trimEvery is how often what nobody needs any more is let go of.

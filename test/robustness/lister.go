@@ -50,7 +50,6 @@ func (r *Run) lists(ctx context.Context) {
 		}
 		at, back, limit, fresh, leaves := rnd.IntN(weirs), r.config.ago(rnd)/2, 1+rnd.IntN(20), rnd.IntN(3) == 0, rnd.IntN(4) == 0
 		l := &history.List{Scope: anyScope(rnd), Format: string(pick(rnd, formats)), Mode: pick(rnd, modes)}
-		l.Format = string(format(l.Format).of(l.Scope.Resource))
 		if rnd.IntN(5) < 2 && !l.Scope.ByField {
 			// Upstream forgets the namespace of the field selector behind the first page, and goes on at another place.
 			l.Limit = limit
@@ -80,6 +79,7 @@ func (r *Run) lists(ctx context.Context) {
 
 func (r *Run) start(l *history.List, s *server) {
 	l.ID, l.Server, l.Opened, l.Known = r.id(), s.name, time.Now(), r.known.Load()
+	l.Format = string(format(l.Format).of(l.Scope.Resource))
 }
 
 // query is what a list begins with.

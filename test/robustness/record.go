@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -18,21 +19,10 @@ import (
 
 	"github.com/weir-project/weir/internal/rig"
 	"github.com/weir-project/weir/test/robustness/check"
-	"github.com/weir-project/weir/test/robustness/history"
+	"github.com/weir-project/weir/test/robustness/timeline"
 )
 
-// line is one of a history's file. One of its fields is set, and beside Watch and List those that were found about it.
-type line struct {
-	Change     *history.Change   `json:"change,omitempty"`
-	Write      *history.Write    `json:"write,omitempty"`
-	Read       *history.Read     `json:"read,omitempty"`
-	Watch      *history.Watch    `json:"watch,omitempty"`
-	List       *history.List     `json:"list,omitempty"`
-	Twins      *history.Twins    `json:"twins,omitempty"` // only if something was found
-	Fault      *history.Fault    `json:"fault,omitempty"`
-	Events     int               `json:"events,omitempty"` // of a watch, whose own are left out if nothing was found
-	Violations []check.Violation `json:"violations,omitempty"`
-}
+type line = timeline.Line
 
 // record is a history's file: JSON lines, in the order in which things ended.
 type record struct {
@@ -40,6 +30,11 @@ type record struct {
 	file    *os.File
 	buf     *bufio.Writer
 	failure error // the first
+
+	size, most int64 // of file in bytes, and how large it becomes
+	foundFile  *os.File
+	found      *bufio.Writer // nil while nothing was found
+	kept       int64         // bytes in it
 }
 
 func newRecord(path string) (*record, error) {
@@ -47,25 +42,42 @@ func newRecord(path string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &record{file: f, buf: bufio.NewWriterSize(f, 256<<10)}, nil
+	return &record{file: f, buf: bufio.NewWriterSize(f, 256<<10), most: maxHistory}, nil
 }
 
 func (r *record) write(l line) {
 	data, err := json.Marshal(l)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	data = append(data, '\n')
 	if err == nil {
-		_, err = r.buf.Write(append(data, '\n'))
+		_, err = r.buf.Write(data)
+	}
+	if r.size += int64(len(data)); err == nil && r.size >= r.most {
+		err = r.turn()
+	}
+	if err == nil && len(l.Violations) > 0 {
+		err = r.keep(data)
 	}
 	if r.failure == nil {
 		r.failure = err
 	}
 }
 
+// draw makes the page of the history, timeline.html beside it. The file must be closed.
+func (r *record) draw(heading string) error {
+	path := r.file.Name()
+	page, err := os.Create(filepath.Join(filepath.Dir(path), "timeline.html"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(timeline.Draw(page, path, heading), page.Close())
+}
+
 func (r *record) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return errors.Join(r.failure, r.buf.Flush(), r.file.Close())
+	return errors.Join(r.failure, r.buf.Flush(), r.file.Close(), r.closeFound())
 }
 
 // counts is how much a run has done.

@@ -404,5 +404,5 @@ func (r *Run) Report() string {
 		}
 	}
 	judged := fmt.Sprintf("; %d reads and writes of single objects put in order, %d parts undecided", r.objects.Judged(), r.objects.Undecided())
-	return r.stats.String() + judged + cpu + "\n" + r.refusals.String() + r.faultReport()
+	return r.stats.String() + judged + cpu + peak() + "\n" + r.refusals.String() + r.faultReport()
 }

@@ -151,6 +151,9 @@ func (r *Run) Close() error {
 	}
 	if r.record != nil {
 		failures = append(failures, r.record.close())
+		if r.found.any() {
+			failures = append(failures, r.record.draw(fmt.Sprintf("seed %d", r.config.Seed)))
+		}
 	}
 	return errors.Join(failures...)
 }

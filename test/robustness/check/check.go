@@ -8,6 +8,7 @@ package check
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/weir-project/weir/test/robustness/history"
 )
@@ -44,6 +45,10 @@ type Violation struct {
 	Rule Rule   `json:"rule"`
 	What string `json:"what"` // which watch, list or write
 	Text string `json:"text"`
+	// Key, Revision and At are where and when it was, as far as that is known beside the text.
+	Key      history.Key `json:"key,omitzero"`
+	Revision int64       `json:"revision,omitempty"`
+	At       time.Time   `json:"at,omitzero"`
 }
 
 func (v Violation) String() string { return fmt.Sprintf("%s: %s: %s", v.What, v.Rule, v.Text) }

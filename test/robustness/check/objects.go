@@ -228,6 +228,11 @@ func split[T any](all []T, at time.Time, began func(T) time.Time) (before, behin
 // judge judges all acts of an object, those before a moment if it is not zero, and sets the state that comes after them.
 func (o *Objects) judge(a *acts, until time.Time) []Violation {
 	f := findings{what: fmt.Sprintf("reads and writes of %v", a.key)}
+	defer func() {
+		for i := range f.list {
+			f.list[i].Key = a.key
+		}
+	}()
 	ops := o.operations(a, until, &f)
 	o.judged += len(ops)
 	model := linearizable(a.begin)
@@ -240,8 +245,10 @@ func (o *Objects) judge(a *acts, until time.Time) []Violation {
 	case porcupine.Unknown:
 		o.undecided++
 	case porcupine.Illegal:
+		told, at := stuck(ops, longest)
 		f.add(Linearizable, "%d acts from %v on have no order: %d of them lead to %v, where this cannot be: %s",
-			len(ops), a.begin, len(longest), end, stuck(ops, longest))
+			len(ops), a.begin, len(longest), end, told)
+		f.list[len(f.list)-1].At = at
 		if o.Pictures != "" {
 			name := filepath.Join(o.Pictures, strings.ReplaceAll(a.key.Path(), "/", "-")+".html")
 			if err := porcupine.VisualizePath(model, info, name); err != nil {
@@ -275,8 +282,8 @@ func furthest(begin object, info porcupine.LinearizationInfo) (map[*act]bool, ob
 	return in, begin
 }
 
-// stuck is the first act to end of those that are in no order.
-func stuck(ops []porcupine.Operation, in map[*act]bool) string {
+// stuck is the first act to end of those that are in no order, and its time.
+func stuck(ops []porcupine.Operation, in map[*act]bool) (string, time.Time) {
 	first := porcupine.Operation{Return: math.MaxInt64}
 	for _, op := range ops {
 		if !in[op.Input.(*act)] && op.Return <= first.Return {
@@ -284,9 +291,9 @@ func stuck(ops []porcupine.Operation, in map[*act]bool) string {
 		}
 	}
 	if first.Input == nil {
-		return "nothing"
+		return "nothing", time.Time{}
 	}
-	return fmt.Sprintf("%v, from %s to %s", first.Input, clock(first.Call), clock(first.Return))
+	return fmt.Sprintf("%v, from %s to %s", first.Input, clock(first.Call), clock(first.Return)), time.Unix(0, first.Call)
 }
 
 func clock(nanos int64) string { return time.Unix(0, nanos).UTC().Format("15:04:05.000000") }
@@ -352,6 +359,7 @@ func (o *Objects) operations(a *acts, until time.Time, f *findings) []porcupine.
 		}
 		if w == nil {
 			f.add(Unasked, "nobody has asked for what happened at revision %d: %s", c.Revision, changed(c))
+			f.list[len(f.list)-1].At = c.At
 			continue
 		}
 		act := &act{verb: w.Verb, server: w.Server, outcome: history.Acknowledged, sent: w.Sent, base: w.Base, revision: c.Revision}

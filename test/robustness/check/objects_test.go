@@ -268,6 +268,21 @@ func TestLiesOfObjects(t *testing.T) {
 			s.write(http.MethodPost, "1")
 			s.write(http.MethodDelete, "").UID = "other"
 		}, Linearizable},
+		"deleted before it was updated": {func(s *story) {
+			s.write(http.MethodPost, "1")
+			s.write(http.MethodPatch, "2")
+			s.write(http.MethodDelete, "").Revision = 3
+		}, Linearizable},
+		"deleted twice": {func(s *story) {
+			s.write(http.MethodPost, "1")
+			again := *s.write(http.MethodDelete, "")
+			again.Begun, again.At = s.now, s.after(4)
+			s.writes = append(s.writes, again)
+		}, Linearizable},
+		"a revision that nobody wrote": {func(s *story) {
+			s.write(http.MethodPost, "1")
+			s.read().Revision++
+		}, Linearizable},
 		"content of an old state": {func(s *story) {
 			s.write(http.MethodPost, "1")
 			old := s.state.Digests
@@ -297,7 +312,7 @@ func TestLiesOfObjects(t *testing.T) {
 	for name, lie := range lies {
 		s := tell(t, "configmaps")
 		lie.tell(s)
-		if got := s.judge(); !slices.Equal(rules(got), []Rule{lie.want}) && !slices.Contains(rules(got), lie.want) {
+		if got := s.judge(); !slices.Contains(rules(got), lie.want) {
 			t.Errorf("%s: found %v, not %s", name, got, lie.want)
 		}
 	}

@@ -6,6 +6,8 @@ package check
 import (
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 
 	"github.com/weir-project/weir/test/robustness/history"
 )
@@ -21,7 +23,7 @@ func Twins(t *history.Twins) ([]Violation, int) {
 	from := t.List.Revisions[0]
 	var furthest *history.Watch
 	for _, w := range t.Watches {
-		if w.Start == history.AtRevision && (furthest == nil || w.Last() > furthest.Last()) {
+		if w.Start == history.AtRevision && (furthest == nil || through(w) > through(furthest)) {
 			furthest = w
 		}
 	}
@@ -31,11 +33,11 @@ func Twins(t *history.Twins) ([]Violation, int) {
 	compared := 0
 	for _, w := range t.Watches {
 		if w.Start == history.AtRevision {
-			compared += f.sameEvents(furthest, w, min(furthest.Last(), w.Last()))
+			compared += f.sameEvents(furthest, w, min(through(furthest), through(w)))
 			continue
 		}
 		begin := max(initialEnd(w), from)
-		end := min(furthest.Last(), w.Last())
+		end := min(through(furthest), through(w))
 		if initialEnd(w) == 0 || begin > end {
 			continue
 		}
@@ -54,6 +56,24 @@ func Twins(t *history.Twins) ([]Violation, int) {
 	return f.list, compared
 }
 
+// through is the revision up to which a watch has surely delivered everything, 0 for none. There may be more at the revision
+// of its last event.
+func through(w *history.Watch) int64 {
+	last := w.Last()
+	for _, e := range slices.Backward(w.Events) {
+		if e.Kind == history.Bookmark && e.Revision == last {
+			return last
+		}
+		if e.Kind != history.Error {
+			break
+		}
+	}
+	if last > w.From {
+		last--
+	}
+	return last
+}
+
 // initialEnd is the revision of the initial events of a watch, 0 if they have not all come.
 func initialEnd(w *history.Watch) int64 {
 	for _, e := range w.Events {
@@ -64,7 +84,7 @@ func initialEnd(w *history.Watch) int64 {
 	return 0
 }
 
-// objectEvents are those up to a revision.
+// objectEvents are those up to a revision. Those of one revision, which may come in any order, are in that of their keys.
 func objectEvents(w *history.Watch, to int64) []history.Event {
 	var events []history.Event
 	for _, e := range w.Events {
@@ -72,24 +92,36 @@ func objectEvents(w *history.Watch, to int64) []history.Event {
 			events = append(events, e)
 		}
 	}
+	for i := 0; i < len(events); {
+		n := i + 1
+		for n < len(events) && events[n].Revision == events[i].Revision {
+			n++
+		}
+		slices.SortStableFunc(events[i:n], func(a, b history.Event) int { return strings.Compare(a.Key.Path(), b.Key.Path()) })
+		i = n
+	}
 	return events
 }
 
 func (f *findings) sameEvents(a, b *history.Watch, to int64) int {
 	one, other := objectEvents(a, to), objectEvents(b, to)
 	for i := range max(len(one), len(other)) {
+		var has, instead string
+		var rev int64
 		switch {
 		case i >= len(one):
-			f.differ(a, b, to, "nothing", saying(other[i]))
+			has, instead, rev = "nothing", saying(other[i]), other[i].Revision
 		case i >= len(other):
-			f.differ(a, b, to, saying(one[i]), "nothing")
+			has, instead, rev = saying(one[i]), "nothing", one[i].Revision
 		case one[i].Kind != other[i].Kind || one[i].Key != other[i].Key || one[i].Revision != other[i].Revision:
-			f.differ(a, b, to, saying(one[i]), saying(other[i]))
+			has, instead, rev = saying(one[i]), saying(other[i]), min(one[i].Revision, other[i].Revision)
 		case !one[i].Agree(other[i].Digests):
-			f.differ(a, b, to, saying(one[i]), "that with another content")
+			has, instead, rev = saying(one[i]), "that with another content", one[i].Revision
 		default:
 			continue
 		}
+		f.add(Differs, "up to revision %d, which both have reached, watch %d (%s) has %s where watch %d (%s) has %s", to, a.ID, form(a), has, b.ID, form(b), instead)
+		f.list[len(f.list)-1].Revision = rev
 		break // all that follows may be shifted by it
 	}
 	return len(other)
@@ -97,10 +129,6 @@ func (f *findings) sameEvents(a, b *history.Watch, to int64) int {
 
 func saying(e history.Event) string {
 	return fmt.Sprintf("%s of %v at revision %d", e.Kind, e.Key, e.Revision)
-}
-
-func (f *findings) differ(a, b *history.Watch, to int64, one, other string) {
-	f.add(Differs, "up to revision %d, which both have reached, watch %d (%s) has %s where watch %d (%s) has %s", to, a.ID, form(a), one, b.ID, form(b), other)
 }
 
 func form(w *history.Watch) string { return fmt.Sprintf("%s, %s, at %s", w.Start, w.Format, w.Server) }

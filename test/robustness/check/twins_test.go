@@ -57,6 +57,24 @@ func TestHonestTwins(t *testing.T) {
 	}
 }
 
+// Several changes may have one revision, and a watch may be cut off between them.
+func TestTwinsInsideOfARevision(t *testing.T) {
+	tw := twinsOf(t, all)
+	for _, w := range tw.Watches[:2] {
+		w.Events = slices.Insert(w.Events, 1, history.Event{Kind: history.Deleted, Revision: 10, Key: two})
+	}
+	tw.Watches = tw.Watches[:2]
+	other := tw.Watches[1].Events
+	other[0], other[1] = other[1], other[0] // in any order
+	if got, _ := Twins(tw); len(got) > 0 {
+		t.Errorf("found %v", got)
+	}
+	tw.Watches[1].Events = other[:1]
+	if got, _ := Twins(tw); len(got) > 0 {
+		t.Errorf("cut off: found %v", got)
+	}
+}
+
 // A lie of one of them is seen by the others.
 func TestLiesOfTwins(t *testing.T) {
 	// Of all from 8: 10 12 14 and a bookmark; with initial events 6 8 and a bookmark before.
