@@ -301,6 +301,31 @@ func (c *Cache) takeGeneration(cause error) *generation {
 	return gen
 }
 
+// storageRevision asks the storage for its revision. It is never lower than what the cache had before it asked, unless the
+// storage has been put back to an earlier state. Nothing that the cache has is worth anything then: the source reads all anew,
+// and the error is that of a cache that does. etcd itself does not say so: a watch that goes on from what is now the future
+// is told nothing, not even progress, until that is reached.
+func (c *Cache) storageRevision(ctx context.Context) (uint64, error) {
+	gen, before, _, err := c.current()
+	if err != nil {
+		return c.cfg.Storage.GetCurrentResourceVersion(ctx) // there is nothing to compare it with
+	}
+	rev, err := c.cfg.Storage.GetCurrentResourceVersion(ctx)
+	if err != nil || rev >= before {
+		return rev, err
+	}
+	err = wentBack(c.cfg.GroupResource, rev, before)
+	select {
+	case gen.back <- err:
+	default: // the source has yet to take what was said before
+	}
+	return 0, apierrors.NewTooManyRequests(fmt.Sprintf("storage is (re)initializing: %v", err), tooHighRetrySeconds)
+}
+
+func wentBack(resource schema.GroupResource, rev, before uint64) error {
+	return fmt.Errorf("the storage of %s has gone back to revision %d after revision %d; was etcd restored from a backup?", resource, rev, before)
+}
+
 // waitFresh returns the generation when it has reached rev, with its revision and
 // view then. It waits for freshTimeout at most, and asks etcd for progress meanwhile.
 func (c *Cache) waitFresh(ctx context.Context, rev uint64) (*generation, uint64, view, error) {

@@ -12,9 +12,11 @@ import (
 )
 
 // generation is the cache between one full read of etcd and the next. All fields
-// but log are guarded by Cache.mu.
+// but log and back are guarded by Cache.mu.
 type generation struct {
 	log *eventlog.Log[scope, *change]
+	// back, with room for one, tells the source why everything has to be read anew.
+	back chan error
 	// rev is the revision up to which the state is known: view.rev <= rev.
 	rev  uint64
 	view view

@@ -420,7 +420,7 @@ func (c *Cache) selectView(ctx context.Context, prefix string, opts storage.List
 		}
 	}
 	if opts.ResourceVersionMatch == "" && opts.ResourceVersion == "" && !exact {
-		if rev, err = c.cfg.Storage.GetCurrentResourceVersion(ctx); err != nil {
+		if rev, err = c.storageRevision(ctx); err != nil {
 			return selection{}, err
 		}
 		if opts.Recursive {
@@ -475,7 +475,7 @@ func (c *Cache) keys(ctx context.Context) ([]string, error) {
 	ctx, span := tracing.Start(ctx, "cacher.getKeys",
 		attribute.String("audit-id", audit.GetAuditIDTruncated(ctx)))
 	defer span.End(500 * time.Millisecond)
-	rev, err := c.cfg.Storage.GetCurrentResourceVersion(ctx)
+	rev, err := c.storageRevision(ctx)
 	if err != nil {
 		return nil, err
 	}

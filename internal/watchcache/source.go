@@ -20,8 +20,10 @@ import (
 	"k8s.io/apiserver/pkg/storage/cacher/metrics"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
+	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/ledger"
 )
 
@@ -32,6 +34,8 @@ const (
 	// without a leader, say) is taken up again before everything is read anew. Ending
 	// all watches at every hiccup would put more load on a struggling etcd.
 	internalErrorRetry = 30 * time.Second
+	// silencePeriod is how long a watch may tell nothing, not even progress, until etcd is asked for its revision.
+	silencePeriod = 30 * time.Second
 	// pageSize is how many objects are read at once where etcd cannot stream them.
 	pageSize = 500
 )
@@ -213,6 +217,7 @@ func (s *source) ready(rev uint64) error {
 	s.rev = rev
 	s.gen = &generation{
 		log:   newLog(rev, c.trigger, c.limits(func() int64 { return s.state.bytes })),
+		back:  make(chan error, 1),
 		moved: make(chan struct{}),
 	}
 	c.running.Go(s.gen.log.Dispatch) // until setNotReady closes the log
@@ -234,15 +239,33 @@ func (s *source) ready(rev uint64) error {
 // consume applies what the watch tells until it ends. An error is the storage's own,
 // or that of an object that could not be taken in.
 func (s *source) consume(ctx context.Context, w watch.Interface) error {
+	var back <-chan error
+	var timer clock.Timer
+	var silence <-chan time.Time // timer's
+	silent := false              // nothing has come since silence has last told
 	for {
+		if s.gen != nil && timer == nil {
+			timer = s.cache.cfg.Clock.NewTimer(silencePeriod)
+			defer timer.Stop()
+			back, silence = s.gen.back, timer.C()
+		}
 		select {
 		case event, ok := <-w.ResultChan():
 			if !ok {
 				return nil
 			}
+			silent = false
 			if err := s.apply(ctx, event); err != nil {
 				return err
 			}
+		case err := <-back:
+			return err
+		case <-silence:
+			if silent {
+				_, _ = s.cache.storageRevision(ctx) // if it has something to say, back says it; if it fails, the next one asks
+			}
+			silent = true
+			timer.Reset(silencePeriod)
 		case <-ctx.Done():
 			return nil
 		}
@@ -295,6 +318,9 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 		return nil
 	}
 	prev, _ := s.state.objects.Get(key)
+	if err := leadsOn(event, prev, f); err != nil {
+		return fmt.Errorf("the watch of the storage of %s does not lead on from what was read: %w", c.cfg.GroupResource, err)
+	}
 	ch := &change{rev: f.Revision(), prev: prev, recorded: recorded, received: received}
 	if event.Type == watch.Deleted {
 		ch.last.Store(f)
@@ -317,6 +343,35 @@ func (s *source) had(t watch.EventType, key string) bool {
 	return s.part && t == watch.Deleted && !there
 }
 
+// leadsOn holds that an event is the next of its object after prev, nil for none. One that is not says that the storage has
+// left out another, or tells this one twice: etcd has had such faults. What is known of the object is then worth nothing.
+func leadsOn(event watch.Event, prev, f *frame.Frame) error {
+	switch {
+	case prev == nil && event.Type != watch.Added:
+		return fmt.Errorf("%s of %s at revision %d, which was not there", event.Type, f.Key(), f.Revision())
+	case prev != nil && f.Revision() <= prev.Revision():
+		return fmt.Errorf("%s of %s at revision %d comes a second time", event.Type, f.Key(), f.Revision())
+	case prev != nil && event.Type == watch.Added:
+		// The same object may be stored under two keys, by mistake: upstream puts up with that.
+		old, err := prev.Decode()
+		if err != nil {
+			return err
+		}
+		was, err := meta.Accessor(old)
+		if err != nil {
+			return err
+		}
+		is, err := meta.Accessor(event.Object)
+		if err != nil {
+			return err
+		}
+		if is.GetUID() != was.GetUID() {
+			return fmt.Errorf("%s of %s at revision %d, while another of that name was there, of revision %d", event.Type, f.Key(), f.Revision(), prev.Revision())
+		}
+	}
+	return nil
+}
+
 // progress takes a progress notification.
 func (s *source) progress(ctx context.Context, rev uint64) error {
 	c := s.cache
@@ -326,7 +381,7 @@ func (s *source) progress(ctx context.Context, rev uint64) error {
 		// would never be told. If it does not answer, the next notification asks again.
 		current, err := c.cfg.Storage.GetCurrentResourceVersion(ctx)
 		if err == nil && current < s.rev {
-			return fmt.Errorf("the storage of %s has gone back to revision %d after revision %d; was etcd restored from a backup?", c.cfg.GroupResource, current, s.rev)
+			return wentBack(c.cfg.GroupResource, current, s.rev)
 		}
 		return nil
 	}

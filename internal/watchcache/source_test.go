@@ -15,6 +15,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/apis/example"
 	"k8s.io/apiserver/pkg/features"
@@ -23,6 +24,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 
+	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/test/etcd"
 )
 
@@ -184,6 +186,50 @@ func TestCompactedPast(t *testing.T) {
 	on := s.follow(t, storage.ListOptions{ResourceVersion: list.ResourceVersion})
 	third := writer.put(t, pod("third"))
 	expect(t, on, watch.Added, "third", third.ResourceVersion)
+}
+
+// TestLeadsOn has events that cannot follow from what was read, and such that can.
+func TestLeadsOn(t *testing.T) {
+	s := newSubject(t, withIndexes)
+	at := func(rev string, uid types.UID) *example.Pod {
+		p := pod("one")
+		p.ResourceVersion, p.UID = rev, uid
+		return p
+	}
+	encoded := func(p *example.Pod) *frame.Frame {
+		t.Helper()
+		if p == nil {
+			return nil
+		}
+		f, err := s.codec.Encode(podKey(p), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	for name, c := range map[string]struct {
+		event watch.EventType
+		prev  *example.Pod
+		now   *example.Pod
+		good  bool
+	}{
+		"creation":                             {watch.Added, nil, at("7", "u"), true},
+		"change":                               {watch.Modified, at("6", "u"), at("7", "u"), true},
+		"deletion":                             {watch.Deleted, at("6", "u"), at("7", "u"), true},
+		"one object under two keys":            {watch.Added, at("6", "u"), at("7", "u"), true},
+		"change of what is not there":          {watch.Modified, nil, at("7", "u"), false},
+		"deletion of what is not there":        {watch.Deleted, nil, at("7", "u"), false},
+		"creation without the deletion before": {watch.Added, at("6", "u"), at("7", "v"), false},
+		"creation, a second time":              {watch.Added, at("7", "u"), at("7", "u"), false},
+		"change, a second time":                {watch.Modified, at("7", "u"), at("7", "u"), false},
+		"what was before, told late":           {watch.Modified, at("8", "u"), at("7", "u"), false},
+		"deletion of what has been made anew":  {watch.Deleted, at("8", "v"), at("7", "u"), false},
+	} {
+		err := leadsOn(watch.Event{Type: c.event, Object: c.now}, encoded(c.prev), encoded(c.now))
+		if (err == nil) != c.good {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // TestNothingIsLeft stops caches and watches in every state that they can be in, and

@@ -24,6 +24,7 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/etcd3"
 	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
 )
 
 // observed is the storage behind a cache, with its reads counted and its watches and
@@ -469,8 +470,8 @@ func TestGoingBack(t *testing.T) {
 
 	// One member of etcd is behind: nothing follows from it.
 	o.events <- watch.Event{Type: watch.Bookmark, Object: old()}
-	next := s.put(t, pod("next"))
-	waitRevision(t, s.Cache, revision(t, next.ResourceVersion))
+	after := s.put(t, pod("next"))
+	waitRevision(t, s.Cache, revision(t, after.ResourceVersion))
 	if now() != first {
 		t.Error("everything has been read anew because a member of etcd is behind")
 	}
@@ -484,6 +485,46 @@ func TestGoingBack(t *testing.T) {
 	before := now()
 	o.events <- watch.Event{Type: watch.Modified, Object: old()}
 	anew(before)
+
+	// The watch does not say so, and a consistent list, or one that begins to watch, asks.
+	for name, ask := range map[string]func() error{
+		"list": func() error {
+			_, err := s.list(t, podPrefix, storage.ListOptions{})
+			return err
+		},
+		"watch list": func() error {
+			w := s.follow(t, storage.ListOptions{SendInitialEvents: ptr.To(true), ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, Predicate: storage.Everything})
+			event, _ := next(t, w)
+			return apierrors.FromObject(event.Object)
+		},
+	} {
+		before := now()
+		o.set(func() { o.current = 2 })
+		if err := ask(); !apierrors.IsTooManyRequests(err) {
+			t.Errorf("a %s of what there was before etcd went back is answered with %v, want 429", name, err)
+		}
+		eventually(t, "the cache to give up its state", func() bool { return now() != before })
+		o.set(func() { o.current = 0 })
+		anew(before)
+	}
+}
+
+// TestGoingBackInSilence has nobody ask, and the watch tell nothing.
+func TestGoingBackInSilence(t *testing.T) {
+	fake := stepped{clocktesting.NewFakeClock(time.Now())}
+	o := &observed{}
+	s := newSubject(t, withIndexes, observe(o), func(_ *storeOptions, c *Config) { c.Clock = fake })
+	waitRevision(t, s.Cache, revision(t, s.put(t, pod("first")).ResourceVersion))
+	before, _, _, err := s.current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.set(func() { o.current = 1 })
+	eventually(t, "everything to be read anew", func() bool {
+		fake.Step(time.Second)
+		gen, _, _, err := s.current()
+		return err == nil && gen != before
+	})
 }
 
 // TestObstacleUnknown: a search that had no time says nothing of what can be read, and

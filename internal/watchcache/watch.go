@@ -57,7 +57,7 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 	if wanted {
 		fresh := rev
 		if opts.ResourceVersion == "" {
-			if fresh, err = c.cfg.Storage.GetCurrentResourceVersion(ctx); err != nil {
+			if fresh, err = c.storageRevision(ctx); err != nil {
 				return newErrorWatch(err), nil
 			}
 		}
@@ -66,7 +66,7 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		}
 	} else if opts.SendInitialEvents != nil && opts.ResourceVersion == "" {
 		// From the most recent revision, without what was before.
-		if rev, err = c.cfg.Storage.GetCurrentResourceVersion(ctx); err != nil {
+		if rev, err = c.storageRevision(ctx); err != nil {
 			return newErrorWatch(err), nil
 		}
 	}

@@ -197,9 +197,9 @@ func learnGadget(truth *history.Truth, parts []string, value []byte, rev int64) 
 	return truth.Add(rev, time.Now(), k, state)
 }
 
-// convertedLoad writes gadgets in both versions, and reads them in v2.
-func (r *Run) convertedLoad(ctx context.Context, acts, reads *sync.WaitGroup, reading context.Context) {
-	acts.Go(func() { r.writeGadgets(ctx, r.config.rand(streamGadgets)) })
+// convertedLoad writes gadgets in both versions until writing is done, and reads them in v2 until reading is.
+func (r *Run) convertedLoad(writing, reading context.Context, acts, reads *sync.WaitGroup) {
+	acts.Go(func() { r.writeGadgets(writing, r.config.rand(streamGadgets)) })
 	for i := range gadgetSessions {
 		rnd := r.config.rand(streamGadgets + 1 + uint64(i))
 		s := &session{run: r, rand: rnd, scope: gadgetScope(rnd), format: gadgetFormats[i%len(gadgetFormats)], habit: quick, clients: r.clients(1)[0]}
@@ -208,7 +208,7 @@ func (r *Run) convertedLoad(ctx context.Context, acts, reads *sync.WaitGroup, re
 			s.live(reading)
 		})
 	}
-	acts.Go(func() { r.listGadgets(ctx, r.config.rand(streamGadgets+100)) })
+	acts.Go(func() { r.listGadgets(writing, r.config.rand(streamGadgets+100)) })
 }
 
 var gadgetFormats = []format{inJSON, asMetadata, asTable}

@@ -64,13 +64,13 @@
 //
 // What is not there yet:
 //   - a database that has really reached its size (the alarm is raised by name), disks that are full, slow or broken, two
-//     faults at a time, links that are half open for longer than keep-alives wait
+//     faults at a time
 //   - more than one label, sets and inequalities in selectors; lists in pages by metadata.namespace as a field selector:
 //     upstream forgets the namespace behind the first page, so that these lists repeat or lack objects at stock servers too
 //   - custom resources that are converted by more than their apiVersion, CBOR
 //   - that single objects are linearizable (reads of one object; porcupine), that reads do not go back between servers
 //   - list and watch against watch list, one stream in all forms and at both servers, informers with
 //     KUBE_WATCHLIST_INCONSISTENCY_DETECTOR
-//   - the known bugs of upstream as scenarios; stock beside weir
+//   - stock beside weir
 //   - a drawing of the timeline
 package robustness

@@ -35,7 +35,10 @@ const (
 var errNothing = errors.New("this fault did nothing")
 
 // outcome is what became of the faults of one kind.
-type outcome struct{ done, survived int }
+type outcome struct {
+	done, survived int
+	took           time.Duration // until all was well again
+}
 
 // faults does what the plan says. It returns when all is healed and ready. A fault is survived when it has done what it is
 // to do, and all processes are there afterwards and answer.
@@ -60,6 +63,7 @@ func (r *Run) faults(ctx context.Context, begun time.Time) {
 		done.End = time.Now()
 		o := r.outcomes[f.kind]
 		o.done++
+		o.took += done.End.Sub(done.Begin)
 		if err == nil {
 			o.survived++
 		} else {
@@ -223,9 +227,14 @@ func wants(want int, what string) func(status int, data []byte, err error) error
 // faultReport says how many faults there were of each kind, how many of them were survived, and which were left out.
 func (r *Run) faultReport() string {
 	var b strings.Builder
+	var all outcome
 	for _, k := range slices.Sorted(maps.Keys(r.outcomes)) {
-		fmt.Fprintf(&b, "fault %s: %d, of which %d were survived\n", k, r.outcomes[k].done, r.outcomes[k].survived)
+		o := r.outcomes[k]
+		fmt.Fprintf(&b, "fault %s: %d, of which %d were survived, in %v each\n", k, o.done, o.survived, (o.took / time.Duration(o.done)).Round(100*time.Millisecond))
+		all.done += o.done
+		all.survived += o.survived
 	}
+	fmt.Fprintf(&b, "all faults: %d, of which %d were survived\n", all.done, all.survived)
 	for _, k := range slices.Sorted(maps.Keys(r.skipped)) {
 		fmt.Fprintf(&b, "fault %s: left out: it %s\n", k, r.skipped[k])
 	}

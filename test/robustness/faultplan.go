@@ -85,6 +85,10 @@ type fault struct {
 	lasts  time.Duration
 }
 
+// keepAlive is after how long a weir takes a connection to etcd for lost on which nothing comes: upstream asks after 30 s,
+// and waits 10 s for the answer.
+const keepAlive = 40 * time.Second
+
 // deck deals kinds: each once before any comes again.
 type deck struct {
 	kinds []faultKind
@@ -123,6 +127,7 @@ func (c Config) faults() []fault {
 			at: at, server: r.IntN(weirs), member: r.IntN(c.members()), all: r.IntN(2) == 0, other: r.IntN(2) == 0,
 			lasts: time.Duration(300+r.IntN(2700)) * time.Millisecond,
 		}
+		patient := r.IntN(8) == 0 && c.Duration >= 10*time.Minute
 		if at+f.lasts > c.Duration {
 			return plan
 		}
@@ -134,6 +139,9 @@ func (c Config) faults() []fault {
 			f.kind = some.next()
 		default:
 			f.kind = faultNone
+		}
+		if patient && f.kind == faultEtcdHalfOpen {
+			f.lasts += keepAlive
 		}
 		plan = append(plan, f)
 		at += f.lasts + time.Duration(1500+r.IntN(3000))*time.Millisecond

@@ -146,7 +146,7 @@ func (r *Run) load(ctx context.Context) {
 			s.live(reading)
 		})
 	}
-	r.convertedLoad(ctx, &acts, &reads, reading)
+	r.convertedLoad(ctx, reading, &acts, &reads)
 	acts.Wait() // nothing is written any more, all is healed
 	close(r.acks)
 	close(r.reads)
