@@ -15,7 +15,7 @@
 // touches such a text fails TestTable, which costs nothing: the lie is then to be planted anew.
 //
 // What is told is told now and then, as a real fault would be, where telling it always would be too easy to find. Every lie
-// is like a mistake that could be made at that place; one was made (moving-look).
+// is like a mistake that could be made at that place; some were made (moving-look, half-a-revision).
 //
 // In the ordinary tests the program is built, which shows that all lies compile, and some lies that are found quickly are
 // told. All are by:

@@ -21,9 +21,18 @@ func ofForms() []Lie {
 `}},
 		},
 		{
-			Name: "version-not-looked-at", What: "one in twenty custom resources is sent in the version that is stored, whichever was asked for",
-			Rules: []check.Rule{check.Broken}, Within: soon,
-			Edits: []Edit{{"frame/frame.go", `	return f.primary.format == format && f.typ.apiVersion == apiVersion`, `	return f.primary.format == format && (f.typ.apiVersion == apiVersion || format == wire.JSON && LIE(20))`}},
+			Name: "version-not-looked-at", What: "one in twenty custom resources is kept in version v1, and sent to those who ask for another",
+			Rules: []check.Rule{check.Broken}, Within: later,
+			Edits: []Edit{
+				{"frame/codec.go", `		err = unstructured.UnstructuredJSONScheme.Encode(obj, buf)`, `		if u, ok := obj.DeepCopyObject().(*unstructured.Unstructured); ok && LIE(20) {
+			kind := u.GroupVersionKind()
+			kind.Version = "v1"
+			u.SetGroupVersionKind(kind)
+			obj = u
+		}
+		err = unstructured.UnstructuredJSONScheme.Encode(obj, buf)`},
+				{"frame/frame.go", `	return f.primary.format == format && f.typ.apiVersion == apiVersion`, `	return f.primary.format == format && (f.typ.apiVersion == apiVersion || LYING)`},
+			},
 		},
 		{
 			Name: "body-of-another", What: "one in a hundred objects has the annotations of the one that was encoded before it",
