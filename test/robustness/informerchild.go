@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -57,6 +58,19 @@ type informerReport struct {
 	Events   int64 `json:"events"`
 	// Back are those updates so far that led to an earlier state of an object.
 	Back []string `json:"back,omitempty"`
+}
+
+// Child is what TestMain of each package that makes runs has to call first: this program is started again by a run, for its
+// informers. It returns when this process is none of these, and not otherwise.
+func Child() {
+	if os.Getenv(asInformers) == "" {
+		return
+	}
+	if err := InformerChild(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
 // InformerChild runs informers in a process of their own, for client-go reads at its start whether it is to panic where a
