@@ -113,6 +113,7 @@ type Cache struct {
 	// indexes are the names of the list indexes, in the order of view.byIndex.
 	indexes  []string
 	progress *progress.ConditionalProgressRequester
+	doubts   doubts
 	dispatch *metrics.WatcherMetricsObservers
 
 	// cancel ends every goroutine of the cache, which running counts.
@@ -162,13 +163,7 @@ func New(cfg Config) (*Cache, error) {
 	}
 
 	ctx, cancel := context.WithCancel(context.Background())
-	var outgoing metadata.MD
-	if utilfeature.DefaultFeatureGate.Enabled(features.SeparateCacheWatchRPC) {
-		// The cache's watch goes over an RPC of its own, which progress requests have to
-		// share to be answered on it.
-		outgoing = metadata.Pairs("source", "cache")
-		ctx = metadata.NewOutgoingContext(ctx, outgoing)
-	}
+	ctx = metadata.NewOutgoingContext(ctx, rpc)
 	c := &Cache{
 		cfg: cfg,
 		codec: frame.NewCodec(frame.Config{
@@ -182,12 +177,12 @@ func New(cfg Config) (*Cache, error) {
 
 			DefaultedOnRead: cfg.DefaultedOnRead,
 		}),
-		progress: progress.NewConditionalProgressRequester(cfg.Storage.RequestWatchProgress, cfg.Clock, outgoing),
 		dispatch: metrics.NewWatcherMetricsObservers(cfg.GroupResource),
 		cancel:   cancel,
 		turns:    make(chan struct{}, wholeReads),
 		notReady: cfg.Clock.Now(),
 	}
+	c.progress = progress.NewConditionalProgressRequester(c.requestProgress, cfg.Clock, rpc)
 	for name := range cfg.Trigger {
 		c.trigger = name
 	}

@@ -17,6 +17,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -85,6 +86,7 @@ func (c *Cache) Get(ctx context.Context, key string, opts storage.GetOptions, ob
 // GetList implements storage.Interface. What the cache may not answer goes to etcd by
 // upstream's rules; see CacheDelegator in k8s.io/apiserver/pkg/storage/cacher.
 func (c *Cache) GetList(ctx context.Context, key string, opts storage.ListOptions, listObj runtime.Object) error {
+	key = c.continued(key, opts)
 	if _, _, err := storage.ValidateListOptions(c.cfg.ResourcePrefix, c.cfg.Versioner, opts); err != nil {
 		return err
 	}
@@ -134,6 +136,27 @@ func (c *Cache) GetList(ctx context.Context, key string, opts storage.ListOption
 	}
 	metrics.ConsistentReadTotal.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource, fmt.Sprint(err == nil), fallback).Add(1)
 	return err
+}
+
+// continued returns the key under which a list in pages goes on. A list in all namespaces whose field selector names one is
+// read under that namespace: upstream's registry.Store sees to that for the first page, of which the token tells the name of
+// its last object alone. For later pages it does not, and that name is then taken for a namespace's, so that objects come
+// twice or, with a namespace that sorts before it, are left out. A token with a namespace in it is one that upstream has
+// made for such a page, and is good for the whole resource.
+func (c *Cache) continued(key string, opts storage.ListOptions) string {
+	root := strings.TrimSuffix(c.cfg.ResourcePrefix, "/")
+	if opts.Predicate.Continue == "" || !opts.Recursive || opts.Predicate.Field == nil || strings.TrimSuffix(key, "/") != root {
+		return key
+	}
+	namespace, ok := opts.Predicate.Field.RequiresExactMatch("metadata.namespace")
+	if !ok || len(validation.ValidateNamespaceName(namespace, false)) > 0 {
+		return key
+	}
+	from, _, err := storage.DecodeContinue(opts.Predicate.Continue, root+"/")
+	if err != nil || strings.Contains(strings.TrimPrefix(from, root+"/"), "/") {
+		return key
+	}
+	return root + "/" + namespace
 }
 
 func selectsAll(p storage.SelectionPredicate) bool {

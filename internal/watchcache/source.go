@@ -162,6 +162,7 @@ func (s *source) watch(ctx context.Context, initial bool) (watch.Interface, erro
 		}
 		opts.ResourceVersion = fmt.Sprint(from)
 	}
+	s.cache.doubts.begin()
 	w, err := s.cache.cfg.Storage.Watch(ctx, s.cache.cfg.ResourcePrefix, opts)
 	if err != nil {
 		return nil, fmt.Errorf("watching the storage of %s: %w", s.cache.cfg.GroupResource, err)
@@ -289,6 +290,9 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 			}
 			return s.ready(rev)
 		}
+		if !c.doubts.trusts() {
+			return nil
+		}
 		return s.progress(ctx, rev)
 	}
 	received := c.cfg.Clock.Now()
@@ -300,6 +304,7 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 	if s.gen == nil {
 		return s.add(event.Object)
 	}
+	c.doubts.event()
 	metrics.EventsReceivedCounter.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Inc()
 	key, err := c.cfg.KeyFunc(event.Object)
 	if err != nil {
@@ -335,12 +340,6 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 	}
 	s.recovered()
 	return nil
-}
-
-// had tells whether a deletion of rev has been taken in before the watch was taken up again, from the revision before.
-func (s *source) had(t watch.EventType, key string) bool {
-	_, there := s.state.objects.Get(key)
-	return s.part && t == watch.Deleted && !there
 }
 
 // leadsOn holds that an event is the next of its object after prev, nil for none. One that is not says that the storage has
@@ -441,6 +440,12 @@ func (s *source) settle() {
 		s.gen.log.Advance(s.rev)
 		s.publish()
 	}
+}
+
+// had tells whether a deletion of rev has been taken in before the watch was taken up again, from the revision before.
+func (s *source) had(t watch.EventType, key string) bool {
+	_, there := s.state.objects.Get(key)
+	return s.part && t == watch.Deleted && !there
 }
 
 // advance says that nothing happened up to rev, which is higher than before.

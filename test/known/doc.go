@@ -49,6 +49,10 @@
 // back), a definition that changes while its objects are written and watched, and an etcd that is put back to an earlier state
 // (TestRestored).
 //
+// Each scenario has to be able to fail: TestPlanted has weir with a fault like the one that it is about, put in by an overlay of the
+// go command, and runs it. WEIR_KNOWN_AGAINST=stock runs the scenarios against upstream's server; it fails those in which etcd
+// lies.
+//
 // What is not, or not all, a scenario:
 //   - kubernetes 138631: not with the two gigabytes that it took, but with more objects than the checker reads at once.
 //   - kubernetes 135115: the checker's panic is upstream's code, and meant. What is held is that it finds such an object and
@@ -57,5 +61,7 @@
 //     every five minutes. It shows when the same object's next event does not lead on from what the cache has, and that is held.
 //   - etcd 20655 and 15220 at weir's own watches of etcd: there are as many as resources, and they are opened once. The race
 //     is run at weir's watches instead.
+//   - etcd 20221: the lagging member catches up from the log; that it gets a snapshot would take 10,000 writes. No fault is planted
+//     for TestBehind: what would go wrong there is etcd's client.
 //   - a list that was answered because etcd had lied about its progress (etcd 15220) cannot be taken back.
 package known

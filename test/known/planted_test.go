@@ -23,9 +23,9 @@ type edit struct {
 // the fault of this scenario happens, and ONE is 1 then, and 0 otherwise.
 var planted = map[string][]edit{
 	"kubernetes-49956": {{"eventlog/cursor.go", "if rev < l.floor {", "if rev+ONE < l.floor {"}},
-	"kubernetes-73845": {{"watchcache/watch.go", "c.followScope(ctx, gen, rev, opts.Predicate)", "c.followScope(ctx, gen, rev-ONE, opts.Predicate)"}},
+	"kubernetes-73845": {{"watchcache/watch.go", "c.followScope(ctx, gen, rev, opts.Predicate)", `c.followScope(ctx, gen, rev-map[bool]uint64{true: ONE}[c.cfg.GroupResource.Resource == "configmaps"], opts.Predicate)`}},
 	"kubernetes-107133": {{"watchcache/cache.go", "if delegator.ConsistentReadSupported() {\n\t\tc.progress.Add()\n\t\tdefer c.progress.Remove()\n\t}",
-		"if !FAULT && delegator.ConsistentReadSupported() {\n\t\tc.progress.Add()\n\t\tdefer c.progress.Remove()\n\t}"}},
+		"if !(FAULT && c.cfg.GroupResource.Resource == \"runtimeclasses\") && delegator.ConsistentReadSupported() {\n\t\tc.progress.Add()\n\t\tdefer c.progress.Remove()\n\t}"}},
 	"kubernetes-116122": {{"watchcache/cache.go", "if gen != nil {\n\t\tgen.log.Close()", "if gen != nil && !FAULT {\n\t\tgen.log.Close()"}},
 	"kubernetes-122805": {{"watchcache/watch.go", "w.end = isWatchList(opts)", `w.end = isWatchList(opts) && !(FAULT && opts.ResourceVersion == "")`}},
 	"kubernetes-123072-slow": {{"watchcache/source.go", "\t\tdefault:\n\t\t\treturn err\n\t\t}\n\t\tif !s.cache.pause(ctx) {",

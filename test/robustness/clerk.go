@@ -68,8 +68,7 @@ const trimEvery = 20 * time.Second
 // keeps is how long the truth is kept: longer than the time from the revision that a watch begins at to its judgement.
 func (c Config) keeps() time.Duration { return 2*c.history() + 3*time.Minute }
 
-// trims lets go of what is older than any record that is still to be judged. When something was found, it goes to the history:
-// it may be what was before that.
+// trims lets go of what is older than any record that is still to be judged.
 func (r *Run) trims(ctx context.Context) {
 	tick := time.NewTicker(trimEvery)
 	defer tick.Stop()
@@ -79,11 +78,19 @@ func (r *Run) trims(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		dropped := r.truth.Trim(r.truth.RevisionAt(time.Now().Add(-r.config.keeps())))
 		if r.found.any() {
-			for _, c := range dropped {
-				r.record.write(line{Change: &c})
-			}
+			r.recordChanges()
 		}
+		r.truth.Trim(r.truth.RevisionAt(time.Now().Add(-r.config.keeps())))
 	}
+}
+
+// recordChanges puts those changes into the history that are not in it yet, when something was found: the cause may be what was
+// before that. It is called by one goroutine at a time.
+func (r *Run) recordChanges() {
+	head := r.truth.Head()
+	for _, c := range r.truth.Changes(r.recorded, head) {
+		r.record.write(line{Change: &c})
+	}
+	r.recorded = head
 }

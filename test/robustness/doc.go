@@ -32,6 +32,16 @@
 //   - lists are consistent, of any state, of an exact revision or not older than one; whole or in pages. Some are left after
 //     a page and gone on with later, also with the token that upstream offers when their state is gone.
 //   - getters read one object after the other, each alone.
+//   - twins are watches of one scope in all formats at all servers that go on from one list, and watch lists beside them.
+//     They are compared with each other, without the truth, so that no fault of the judge is theirs too.
+//   - informers of client-go, in processes of their own, compare what they got from a watch list with a list, and panic where
+//     these differ (KUBE_WATCHLIST_INCONSISTENCY_DETECTOR). Some connect to either server. In the end they hold the truth.
+//
+// Reads and writes of each object, answered or not, have to have an order that agrees with their times and their outcomes
+// (package check, Objects; porcupine finds it). Sharers make it hard: they read few objects and write what depends on that.
+//
+// The weirs compare their caches with etcd by upstream's own check (KUBE_WATCHCACHE_CONSISTENCY_CHECKER) every few seconds.
+// One that dies by itself, or has panicked, is a violation.
 //
 // Whoever has been told of a revision tells the others: no consistent read that begins later may be older, at either server.
 //
@@ -55,7 +65,12 @@
 // what was found in a third. WRITES=80 makes room for several runs on one machine.
 //
 // A run that fails leaves a directory, and says where: history.jsonl (each write, watch, list and fault with what was found
-// about it, and the changes that etcd had), the logs of the servers, and the seed.
+// about it, and the changes that etcd had), timeline.html (the same for a person: what was done to the servers, and around each
+// violation what was due and what came; see package timeline), the logs of the servers, and the seed. Of an older history,
+//
+//	WEIR_DRAW=…/history.jsonl go test ./test/robustness/timeline -run TestDrawGiven
+//
+// draws it, beside it.
 //
 // What it does not say: a watch that is merely late is no fault before the run's end. Between the initial events and the
 // first bookmark of a watch, only what they add up to is judged. The order of initial events is not. Content is compared by
@@ -65,12 +80,8 @@
 // What is not there yet:
 //   - a database that has really reached its size (the alarm is raised by name), disks that are full, slow or broken, two
 //     faults at a time
-//   - more than one label, sets and inequalities in selectors; lists in pages by metadata.namespace as a field selector:
-//     upstream forgets the namespace behind the first page, so that these lists repeat or lack objects at stock servers too
+//   - more than one label, sets and inequalities in selectors
 //   - custom resources that are converted by more than their apiVersion, CBOR
-//   - that single objects are linearizable (reads of one object; porcupine), that reads do not go back between servers
-//   - list and watch against watch list, one stream in all forms and at both servers, informers with
-//     KUBE_WATCHLIST_INCONSISTENCY_DETECTOR
 //   - stock beside weir
-//   - a drawing of the timeline
+//   - objects whose deletion waits for a finalizer, or takes its grace period, among those that are put in order
 package robustness

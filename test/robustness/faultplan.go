@@ -89,6 +89,10 @@ type fault struct {
 // and waits 10 s for the answer.
 const keepAlive = 40 * time.Second
 
+// leaderless is after how long without the others a member of etcd ends the watches that want a leader, which those of
+// kube-apiserver do: it takes up to two seconds to know of none, and four to end them.
+const leaderless = 6 * time.Second
+
 // deck deals kinds: each once before any comes again.
 type deck struct {
 	kinds []faultKind
@@ -140,8 +144,13 @@ func (c Config) faults() []fault {
 		default:
 			f.kind = faultNone
 		}
-		if patient && f.kind == faultEtcdHalfOpen {
-			f.lasts += keepAlive
+		switch f.kind {
+		case faultMemberPart, faultLeaderPart, faultNoQuorum:
+			f.lasts += leaderless
+		case faultEtcdHalfOpen:
+			if patient {
+				f.lasts += keepAlive
+			}
 		}
 		plan = append(plan, f)
 		at += f.lasts + time.Duration(1500+r.IntN(3000))*time.Millisecond

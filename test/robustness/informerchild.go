@@ -130,7 +130,9 @@ func (p *informerPlace) live(ctx context.Context) {
 		}
 		informer, err := p.informer(end)
 		if err != nil {
-			panic(err) // of the rig's own access; the parent reads it in the log
+			end()
+			fmt.Fprintln(os.Stderr, err) // the parent finds that it has not synced, and this in its log
+			return
 		}
 		p.begun.Add(1)
 		p.mu.Lock()

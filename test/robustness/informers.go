@@ -109,7 +109,9 @@ func (r *Run) informersAgree(ctx context.Context) error {
 		for again := true; again; {
 			if err := c.ask(); err != nil {
 				if died := c.Died(); died != nil {
-					r.found.add([]check.Violation{{Rule: check.Died, What: c.Name(), Text: died.Error() + c.LogEnd()}})
+					l := line{Violations: []check.Violation{{Rule: check.Died, What: c.Name(), Text: died.Error() + panicked(c.Log())}}}
+					r.found.add(l.Violations)
+					r.record.write(l)
 				}
 				failures = append(failures, err)
 				break
@@ -142,6 +144,15 @@ func (r *Run) informersAgree(ctx context.Context) error {
 		}
 	}
 	return errors.Join(failures...)
+}
+
+// panicked is what a log says about the first panic, with what comes before it: client-go's comparison tells the difference.
+func panicked(log string) string {
+	found, err := complaints(log)
+	if err != nil || len(found) == 0 {
+		return rig.LogEnd(log)
+	}
+	return "; its log: " + found[0]
 }
 
 // list is what an informer holds, as a list of the state that there is in the end.

@@ -50,8 +50,7 @@ func (r *Run) lists(ctx context.Context) {
 		}
 		at, back, limit, fresh, leaves := rnd.IntN(weirs), r.config.ago(rnd)/2, 1+rnd.IntN(20), rnd.IntN(3) == 0, rnd.IntN(4) == 0
 		l := &history.List{Scope: anyScope(rnd), Format: string(pick(rnd, formats)), Mode: pick(rnd, modes)}
-		if rnd.IntN(5) < 2 && !l.Scope.ByField {
-			// Upstream forgets the namespace of the field selector behind the first page, and goes on at another place.
+		if rnd.IntN(5) < 2 {
 			l.Limit = limit
 		}
 		switch l.Mode {

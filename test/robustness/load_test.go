@@ -17,6 +17,7 @@ import (
 
 	"github.com/weir-project/weir/test/robustness/check"
 	"github.com/weir-project/weir/test/robustness/history"
+	"github.com/weir-project/weir/test/robustness/timeline"
 )
 
 // A history's file stays small, and what was found is in it for good.
@@ -37,7 +38,7 @@ func TestRotation(t *testing.T) {
 	if err := r.close(); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]bool{path: false, beside(path, "older"): false, beside(path, "found"): true} {
+	for name, want := range map[string]bool{path: false, timeline.Beside(path, timeline.Older): false, timeline.Beside(path, timeline.Found): true} {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

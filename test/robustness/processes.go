@@ -20,7 +20,7 @@ import (
 const checkEvery = 8 * time.Second
 
 // complaint is a line of a server's log that says that it is wrong, by its own word.
-var complaint = regexp.MustCompile(`^panic: |^fatal error: |^WARNING: DATA RACE|Observed a panic|Cache consistency check failed`)
+var complaint = regexp.MustCompile(`^panic: |^fatal error: |^WARNING: DATA RACE|Observed a panic|Cache consistency check failed|Previously received data is different`)
 
 // compared is a metric's line of upstream's comparison of a cache with etcd.
 var compared = regexp.MustCompile(`(?m)^apiserver_storage_consistency_checks_total\{.*resource="(?:pods|configmaps)".*status="success"\} (\d+)`)

@@ -7,18 +7,13 @@ import (
 	"bufio"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
+
+	"github.com/weir-project/weir/test/robustness/timeline"
 )
 
 // maxHistory is how large a history's file becomes, in bytes, before another is begun. There are two at a time: what is older
 // than the older one is gone, but for what was found, which is kept in a third.
 const maxHistory = 256 << 20
-
-// beside is the path of another file of the history's, beside its own.
-func beside(path, what string) string {
-	return strings.TrimSuffix(path, filepath.Ext(path)) + "-" + what + filepath.Ext(path)
-}
 
 // turn begins another file, in the place of this one, which becomes the older one. It is called under mu.
 func (r *record) turn() error {
@@ -29,7 +24,7 @@ func (r *record) turn() error {
 	if err := r.file.Close(); err != nil {
 		return fmt.Errorf("close a history: %w", err)
 	}
-	if err := os.Rename(path, beside(path, "older")); err != nil {
+	if err := os.Rename(path, timeline.Beside(path, timeline.Older)); err != nil {
 		return fmt.Errorf("keep a history: %w", err)
 	}
 	f, err := os.Create(path)
@@ -47,7 +42,7 @@ func (r *record) keep(data []byte) error {
 		return nil
 	}
 	if r.found == nil {
-		f, err := os.Create(beside(r.file.Name(), "found"))
+		f, err := os.Create(timeline.Beside(r.file.Name(), timeline.Found))
 		if err != nil {
 			return fmt.Errorf("keep what was found: %w", err)
 		}

@@ -43,6 +43,8 @@ type Run struct {
 	reads chan *history.Read
 	clock clock
 
+	recorded int64 // the revision up to which changes are in the history: see recordChanges
+
 	objects   *check.Objects
 	informers []*informing
 
@@ -382,9 +384,7 @@ func (r *Run) verdict() error {
 	if len(f.violations) == 0 && len(f.failures) == 0 {
 		return nil
 	}
-	for _, c := range r.truth.Changes(0, r.truth.Head()) {
-		r.record.write(line{Change: &c})
-	}
+	r.recordChanges()
 	list := f.failures
 	if len(f.violations) > 0 {
 		list = append(list, fmt.Errorf("%d records with violations, the first found %v after the load began", f.records, f.first.Sub(r.began).Round(time.Millisecond)))

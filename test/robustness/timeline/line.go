@@ -11,7 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/weir-project/weir/test/robustness/check"
 	"github.com/weir-project/weir/test/robustness/history"
@@ -28,6 +31,26 @@ type Line struct {
 	Fault      *history.Fault    `json:"fault,omitempty"`
 	Events     int               `json:"events,omitempty"` // of a watch, whose own are left out if nothing was found
 	Violations []check.Violation `json:"violations,omitempty"`
+}
+
+// What other files of a history there may be beside its own: the one before, when it has become large, and one with all about
+// which something was found.
+const (
+	Older = "older"
+	Found = "found"
+)
+
+// Beside is the path of another file of a history, beside its own.
+func Beside(path, what string) string {
+	return strings.TrimSuffix(path, filepath.Ext(path)) + "-" + what + filepath.Ext(path)
+}
+
+// readAll gives each line of a history and of the file before it.
+func readAll(path string, each func(*Line)) error {
+	if err := read(Beside(path, Older), each); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return read(path, each)
 }
 
 // read gives each line of a file. A file that ends inside of a line, because its run did, has no more.

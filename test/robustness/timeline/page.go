@@ -25,7 +25,8 @@ th { background: #f2f2f2; } tr.wrong td { background: #fbdcdc; } li { margin: 0.
 </style></head><body>
 <h1>{{.Name}}</h1>
 <p>From {{.Begin}}, {{.Span}}. {{.Faults}} faults, {{.Changes}} changes in etcd, {{.Bad}} records with violations{{if .More}}, of which the first are below{{end}}.
-Times are UTC. A pointer that rests on a bar shows all of it.</p>
+Times are UTC. A pointer that rests on a bar shows all of it.{{if not .Changes}} The history does not have what was in etcd: the run was
+ended soon after the violation.{{end}}</p>
 <p class="key"><span style="background:#cfe8d2">up</span><span style="background:#333;color:#fff">killed</span><span style="background:#999">paused</span><span
 style="background:#f0b44c">another fault</span><span style="background:#f3b0b0">a record with violations</span><span style="color:#c22">| the violation</span></p>
 {{.Whole}}

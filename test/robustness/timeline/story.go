@@ -5,6 +5,8 @@ package timeline
 
 import (
 	"cmp"
+	"errors"
+	"io/fs"
 	"regexp"
 	"slices"
 	"strconv"
@@ -63,18 +65,7 @@ func load(path string) (*story, error) {
 			}
 		}
 	}
-	err := read(path, func(l *Line) {
-		switch {
-		case l.Change != nil:
-			s.changes = append(s.changes, *l.Change)
-		case l.Fault != nil:
-			s.faults = append(s.faults, *l.Fault)
-			seen(cmp.Or(l.Fault.Server, elsewhere), l.Fault.Begin, l.Fault.End)
-		case l.Write != nil:
-			seen(l.Write.Server, l.Write.Begun, l.Write.At)
-		case l.Watch != nil:
-			seen(l.Watch.Server, l.Watch.Opened, l.Watch.Closed)
-		}
+	bad := func(l *Line) {
 		if len(l.Violations) == 0 {
 			return
 		}
@@ -87,6 +78,27 @@ func load(path string) (*story, error) {
 			b.revision = revisionIn(l.Violations[0].Text)
 		}
 		s.bad = append(s.bad, b)
+	}
+	err := read(Beside(path, Found), bad)
+	apart := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	err = readAll(path, func(l *Line) {
+		if !apart {
+			bad(l)
+		}
+		switch {
+		case l.Change != nil:
+			s.changes = append(s.changes, *l.Change)
+		case l.Fault != nil:
+			s.faults = append(s.faults, *l.Fault)
+			seen(cmp.Or(l.Fault.Server, elsewhere), l.Fault.Begin, l.Fault.End)
+		case l.Write != nil:
+			seen(l.Write.Server, l.Write.Begun, l.Write.At)
+		case l.Watch != nil:
+			seen(l.Watch.Server, l.Watch.Opened, l.Watch.Closed)
+		}
 	})
 	if err != nil {
 		return nil, err
@@ -102,7 +114,7 @@ func load(path string) (*story, error) {
 	if n := len(s.changes); n > 0 {
 		s.truth.Reach(s.changes[n-1].Revision)
 	}
-	err = read(path, func(l *Line) {
+	err = readAll(path, func(l *Line) {
 		for _, b := range s.bad {
 			b.besides(l)
 		}

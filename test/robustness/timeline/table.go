@@ -32,6 +32,7 @@ func sorted(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 // table is that of a record, nil if there is nothing to compare.
 func (s *story) table(b *badRecord) *tableOf {
 	switch {
+	case len(s.changes) == 0: // the page says so
 	case b.Watch != nil && initial(b):
 		return s.states(b.Watch.Scope, b.revision, held(b.Watch, b.revision))
 	case b.Watch != nil:

@@ -159,6 +159,30 @@ func TestDraw(t *testing.T) {
 	}
 }
 
+// A long history is in several files, and what was found is in one of its own.
+func TestDrawLong(t *testing.T) {
+	lines := lied(t)
+	var found []Line
+	for _, l := range lines {
+		if len(l.Violations) > 0 {
+			found = append(found, l)
+		}
+	}
+	path := write(t, lines[8:])
+	for what, part := range map[string][]Line{Older: lines[:8], Found: found} {
+		if err := os.Rename(write(t, part), Beside(path, what)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var short, long bytes.Buffer
+	if err := errors.Join(Draw(&short, write(t, lines), "a run"), Draw(&long, path, "a run")); err != nil {
+		t.Fatal(err)
+	}
+	if short.String() != long.String() {
+		t.Error("it is drawn in another way than when it is in one file")
+	}
+}
+
 // A history in which nothing happened has a page, too, and one that is none is refused.
 func TestDrawLittle(t *testing.T) {
 	var page bytes.Buffer
