@@ -60,6 +60,19 @@ type informerReport struct {
 	Back []string `json:"back,omitempty"`
 }
 
+// Child is what TestMain of each package that makes runs has to call first: this program is started again by a run, for its
+// informers. It returns when this process is none of these, and not otherwise.
+func Child() {
+	if os.Getenv(asInformers) == "" {
+		return
+	}
+	if err := InformerChild(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
 // InformerChild runs informers in a process of their own, for client-go reads at its start whether it is to panic where a
 // watch list and a list differ.
 func InformerChild(stdin io.Reader, stdout io.Writer) error {

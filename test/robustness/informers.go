@@ -18,7 +18,7 @@ import (
 	"github.com/weir-project/weir/test/robustness/history"
 )
 
-// asInformers, in the environment, makes the test binary a process with informers: see InformerChild.
+// asInformers, in the environment, makes the test binary a process with informers: see Child.
 const asInformers = "WEIR_ROBUSTNESS_INFORMERS"
 
 // informerEnv is what client-go reads at its start. Its connections are given up early when nothing comes: servers are paused.

@@ -19,14 +19,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asInformers) == "" {
-		servers.Main(m)
-	}
-	if err := InformerChild(os.Stdin, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	Child()
+	servers.Main(m)
 }
 
 // The environment says what is not to be as in the short run.

@@ -21,7 +21,10 @@ import (
 	"github.com/weir-project/weir/test/servers"
 )
 
-func TestMain(m *testing.M) { servers.Main(m) }
+func TestMain(m *testing.M) {
+	robustness.Child()
+	servers.Main(m)
+}
 
 const internal = "../../../internal"
 
