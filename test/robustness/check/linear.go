@@ -68,7 +68,8 @@ func (a *act) String() string {
 // object is the state of one object. uid, op and Meta are empty while they are not known: a write without an answer does
 // not tell them, and whoever reads or writes next does.
 type object struct {
-	there   bool
+	there bool
+	// uid is that of the last one while the object is not there: the next has another.
 	uid, op string
 	// revision is its own if exact; otherwise it has a later one. While the object is not there, it is one before which
 	// the next cannot be made.
@@ -172,7 +173,7 @@ func (o object) delete(a *act) (object, bool) {
 	case a.uid != "" && o.uid != "" && a.uid != o.uid, a.revision > 0 && a.revision <= o.revision, !o.at(a):
 		return o, false
 	}
-	return object{revision: max(o.revision, a.revision)}, true
+	return object{revision: max(o.revision, a.revision), uid: o.uid}, true
 }
 
 func (o object) write(a *act) (object, bool) {
@@ -181,9 +182,11 @@ func (o object) write(a *act) (object, bool) {
 		return o, false
 	case o.there && !o.at(a):
 		return o, false
+	case a.outcome == history.Unanswered && !o.there:
+		return object{there: true, op: a.sent, revision: o.revision}, true
 	case a.outcome == history.Unanswered:
 		return object{there: true, uid: o.uid, op: a.sent, revision: o.revision}, true
-	case a.revision <= o.revision, a.op != a.sent, o.there && o.uid != "" && o.uid != a.uid:
+	case a.revision <= o.revision, a.op != a.sent, o.uid != "" && o.there != (o.uid == a.uid):
 		return o, false
 	}
 	return o.learn(a), true

@@ -90,6 +90,24 @@ func (o *Objects) Undecided() int {
 	return o.undecided
 }
 
+// rebase moves the beginning of what is to be judged to where the truth begins, if that has been trimmed beyond it: an object
+// that nobody asked for since may have changed, by its expiry. What was asked for is judged long before.
+func (o *Objects) rebase(a *acts) {
+	if floor := o.truth.Floor(); floor > a.upTo {
+		a.upTo = floor
+		a.begin = o.at(a.key, floor)
+	}
+}
+
+// at is an object as it was at a revision, by the truth.
+func (o *Objects) at(k history.Key, rev int64) object {
+	s := o.truth.At(k, rev)
+	if s == nil {
+		return object{revision: rev}
+	}
+	return object{there: true, uid: s.UID, op: s.Op, revision: s.Revision, exact: true, Digests: s.Digests}
+}
+
 func (o *Objects) acts(k history.Key) *acts {
 	a := o.of[k]
 	if a == nil {
@@ -237,14 +255,11 @@ func (o *Objects) judge(a *acts, until time.Time) []Violation {
 	o.judged += len(ops)
 	model := linearizable(a.begin)
 	result, info := porcupine.CheckOperationsVerbose(model, ops, thinking)
-	longest, end := furthest(a.begin, info)
 	switch result {
-	case porcupine.Ok:
-		a.begin = end
-		return f.list
 	case porcupine.Unknown:
 		o.undecided++
 	case porcupine.Illegal:
+		longest, end := furthest(a.begin, info)
 		told, at := stuck(ops, longest)
 		f.add(Linearizable, "%d acts from %v on have no order: %d of them lead to %v, where this cannot be: %s",
 			len(ops), a.begin, len(longest), end, told)
@@ -256,10 +271,8 @@ func (o *Objects) judge(a *acts, until time.Time) []Violation {
 			}
 		}
 	}
-	a.begin = object{revision: a.upTo}
-	if s := o.truth.At(a.key, a.upTo); s != nil {
-		a.begin = object{there: true, uid: s.UID, op: s.Op, revision: s.Revision, exact: true, Digests: s.Digests}
-	}
+	// There may be several orders, which end differently.
+	a.begin = o.at(a.key, a.upTo)
 	return f.list
 }
 
@@ -301,6 +314,7 @@ func clock(nanos int64) string { return time.Unix(0, nanos).UTC().Format("15:04:
 // operations makes porcupine's operations of an object's acts. With until, these are all that have begun before, and of the
 // truth only their changes are looked at. What it finds is about the authors of changes.
 func (o *Objects) operations(a *acts, until time.Time, f *findings) []porcupine.Operation {
+	o.rebase(a)
 	var ops []porcupine.Operation
 	add := func(begun, ended time.Time, act *act) {
 		end := int64(math.MaxInt64)
@@ -353,7 +367,7 @@ func (o *Objects) operations(a *acts, until time.Time, f *findings) []porcupine.
 		if own || c.Next != nil && c.Prev != nil && a.key.Resource == graceful && c.Next.UID == c.Prev.UID && c.Next.Op == c.Prev.Op {
 			continue
 		}
-		w, begun := authors.find(c)
+		w, begun := authors.find(c, a.key.Resource == graceful)
 		if w == nil && c.Next == nil && a.key.Resource == expiring {
 			w, begun = &history.Write{Verb: "expiry", Server: "etcd"}, c.At.Add(-settled)
 		}
@@ -426,8 +440,8 @@ func (s *authors) own(c history.Change) bool {
 }
 
 // find returns a write that can have made a change that was not acknowledged, and the earliest moment at which one can have
-// done so; nil if there is none. A mark is found once.
-func (s *authors) find(c history.Change) (*history.Write, time.Time) {
+// done so; nil if there is none. A mark is found once. A graceful object that is being deleted is deleted by any write.
+func (s *authors) find(c history.Change, graceful bool) (*history.Write, time.Time) {
 	if c.Next != nil {
 		w := s.marks[c.Next.Op]
 		if w == nil || w.Begun.After(c.At) {
@@ -437,7 +451,14 @@ func (s *authors) find(c history.Change) (*history.Write, time.Time) {
 		return w, w.Begun
 	}
 	var first *history.Write
-	for _, w := range s.deletions {
+	deletions := s.deletions
+	if graceful {
+		deletions = slices.Concat(deletions, s.open)
+	}
+	for _, w := range deletions {
+		if w.Base > 0 && w.Base != c.Prev.Revision && !graceful {
+			continue
+		}
 		late := lost
 		if w.Outcome == history.Acknowledged {
 			late = settled

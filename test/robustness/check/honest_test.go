@@ -1,0 +1,90 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package check
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/weir-project/weir/test/robustness/history"
+)
+
+// What long runs were once told of as violations, and is none.
+func TestHonestObjectsOfLongRuns(t *testing.T) {
+	for name, honest := range map[string]func(*testing.T) []Violation{
+		// The one that names a revision cannot have been the one that deletes another.
+		"of two deletions without an answer one happened": func(t *testing.T) []Violation {
+			s := tell(t, "configmaps")
+			s.write(http.MethodPost, "1")
+			base := s.state.Revision
+			s.writes = append(s.writes, history.Write{
+				Begun: s.now, At: s.after(3000), Verb: http.MethodDelete, Key: s.key, Base: base - 1, Outcome: history.Unanswered,
+			})
+			s.unanswered(http.MethodDelete, "").Base = base
+			s.read()
+			return s.judge()
+		},
+		// The first step of the deletion, and then an update, which deletes.
+		"a deletion in two steps is ended by an update, and neither is answered": func(t *testing.T) []Violation {
+			s := tell(t, graceful)
+			s.write(http.MethodPost, "1")
+			begun := *s.state
+			s.change(&begun)
+			s.writes = append(s.writes, history.Write{Begun: s.now, At: s.after(3000), Verb: http.MethodDelete, Key: s.key, Outcome: history.Unanswered})
+			s.now = s.now.Add(time.Minute)
+			s.writes = append(s.writes, history.Write{Begun: s.now, At: s.after(3000), Verb: history.Apply, Key: s.key, Sent: "2", Outcome: history.Unanswered})
+			s.change(nil)
+			s.next()
+			s.read()
+			return s.judge()
+		},
+		// Both orders are right by what clients know of marks, but one would give a new object an old UID.
+		"a deletion meets an apply": func(t *testing.T) []Violation {
+			s := tell(t, "configmaps")
+			s.write(http.MethodPost, "1")
+			apply := s.write(history.Apply, "2")
+			deletion := *s.write(http.MethodDelete, "")
+			deletion.Begun = apply.Begun.Add(-time.Millisecond)
+			s.writes[len(s.writes)-1] = deletion
+			s.read()
+			s.write(http.MethodPost, "3")
+			s.read()
+			return s.judge()
+		},
+		"what has expired long ago is not remembered": func(t *testing.T) []Violation {
+			s := tell(t, expiring)
+			s.write(http.MethodPost, "1")
+			o := NewObjects(s.truth)
+			a := o.acts(s.key)
+			a.begin, a.upTo = o.at(s.key, s.revision), s.revision // all so far was judged
+			s.now = s.now.Add(10 * time.Minute)
+			s.change(nil)
+			s.truth.Reach(s.revision)
+			s.truth.Trim(s.revision)
+			s.write(http.MethodPost, "2")
+			s.truth.Reach(s.revision)
+			return append(o.Write(s.writes[1]), o.End()...)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, v := range honest(t) {
+				t.Error(v)
+			}
+		})
+	}
+}
+
+// An object that was deleted does not come back with the UID that it had.
+func TestUIDComesBack(t *testing.T) {
+	s := tell(t, "configmaps")
+	s.write(http.MethodPost, "1")
+	uid := s.state.UID
+	s.write(http.MethodDelete, "")
+	w := s.write(http.MethodPost, "2")
+	w.UID, s.state.UID = uid, uid
+	if len(s.judge()) == 0 {
+		t.Error("nothing is found")
+	}
+}
