@@ -67,6 +67,43 @@ func TestHonestObjectsOfLongRuns(t *testing.T) {
 			s.truth.Reach(s.revision)
 			return append(o.Write(s.writes[1]), o.End()...)
 		},
+		// It is judged before etcd's changes of that time are let go of.
+		"one act is all for a long time": func(t *testing.T) []Violation {
+			s := tell(t, expiring)
+			s.write(http.MethodPost, "1")
+			s.truth.Reach(s.revision)
+			o := NewObjects(s.truth)
+			found := o.Write(s.writes[0])
+			passes := func() {
+				s.now = s.now.Add(2 * time.Minute)
+				s.revision += 2
+				other := history.Key{Resource: expiring, Namespace: "n", Name: "other"}
+				state := &history.State{UID: "u", Op: "x", Revision: s.revision}
+				if err := s.truth.Add(s.revision, s.after(1), other, state); err != nil {
+					t.Fatal(err)
+				}
+				found = append(found, o.Write(history.Write{
+					Begun: s.now, At: s.after(4), Key: other, Verb: http.MethodPatch, Outcome: history.Acknowledged,
+					Sent: "x", Op: "x", UID: "u", Revision: s.revision,
+				})...)
+				read := history.Read{Opened: s.after(5), Closed: s.after(9), Key: other, Mode: history.Consistent, Found: true, UID: "u", Op: "x", Revision: s.revision}
+				found = append(found, o.Read(read)...)
+			}
+			passes()
+			passes()
+			s.change(nil)
+			s.truth.Reach(s.revision)
+			s.truth.Trim(s.revision)
+			passes()
+			s.write(http.MethodPost, "2")
+			s.truth.Reach(s.revision)
+			for _, v := range append(append(found, o.Write(s.writes[1])...), o.End()...) {
+				if v.Key == s.key {
+					return []Violation{v}
+				}
+			}
+			return nil
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, v := range honest(t) {

@@ -91,9 +91,9 @@ func (o *Objects) Undecided() int {
 }
 
 // rebase moves the beginning of what is to be judged to where the truth begins, if that has been trimmed beyond it: an object
-// that nobody asked for since may have changed, by its expiry. What was asked for is judged long before.
+// that nobody asks for may change, by its expiry. What was asked for is judged long before the truth is trimmed: see sweep.
 func (o *Objects) rebase(a *acts) {
-	if floor := o.truth.Floor(); floor > a.upTo {
+	if floor := o.truth.Floor(); floor > a.upTo && len(a.writes)+len(a.reads) == 0 {
 		a.upTo = floor
 		a.begin = o.at(a.key, floor)
 	}
@@ -114,6 +114,7 @@ func (o *Objects) acts(k history.Key) *acts {
 		a = &acts{key: k, tryAgain: enough}
 		o.of[k] = a
 	}
+	o.rebase(a)
 	return a
 }
 
@@ -218,10 +219,15 @@ func (o *Objects) part(a *acts) []Violation {
 		}
 		end = max(end, op.Return)
 	}
-	if cut == 0 || cut < enough/2 && !aged {
+	var until time.Time
+	switch {
+	case aged && len(ops) > 0 && end < before.UnixNano() && ops[len(ops)-1].Call <= before.UnixNano():
+		until = before // that is all of them
+	case cut == 0 || cut < enough/2 && !aged:
 		return nil
+	default:
+		until = time.Unix(0, ops[cut].Call)
 	}
-	until := time.Unix(0, ops[cut].Call)
 	rest := *a
 	a.writes, rest.writes = split(a.writes, until, func(w history.Write) time.Time { return w.Begun })
 	a.reads, rest.reads = split(a.reads, until, func(r history.Read) time.Time { return r.Opened })
@@ -314,7 +320,6 @@ func clock(nanos int64) string { return time.Unix(0, nanos).UTC().Format("15:04:
 // operations makes porcupine's operations of an object's acts. With until, these are all that have begun before, and of the
 // truth only their changes are looked at. What it finds is about the authors of changes.
 func (o *Objects) operations(a *acts, until time.Time, f *findings) []porcupine.Operation {
-	o.rebase(a)
 	var ops []porcupine.Operation
 	add := func(begun, ended time.Time, act *act) {
 		end := int64(math.MaxInt64)
