@@ -24,7 +24,8 @@ var rpc = metadata.Pairs("source", "cache")
 // in doubt behind an event: an answer of before comes before it.
 //
 // The RPC ends with its watch, and answers that are still on their way with it; what was asked for between two watches begins
-// the next RPC.
+// the next RPC. Answers that never come, because etcd gives none while a watch has yet to catch up, or the connection is lost,
+// cost those who wait as many of the next ones: so what is in doubt has to stay little.
 type doubts struct {
 	mu sync.Mutex
 	// silent says that the watch has told nothing since it was taken up. It is true before the first one, too.
@@ -34,16 +35,18 @@ type doubts struct {
 	// doubtful is how many answers are passed over yet: what was asked for before this watch was taken up, on the RPC that it
 	// may have found, and while it was silent.
 	doubtful int
-	// recent is how many were asked for since the watch was taken up, or since it has last told anything.
+	// recent is how many were asked for since the watch was taken up, or since it has last told anything; after its end, those
+	// that may be asked for on the next RPC.
 	recent int
 }
 
-// asks tells whether to ask for progress now: while nothing comes, more and more seldom, because each answer will be passed over.
+// asks tells whether to ask for progress now: while nothing comes more seldom, because each answer will be passed over, but at
+// every eighth call.
 func (d *doubts) asks() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.silent {
-		if d.calls++; bits.OnesCount(d.calls) > 1 {
+		if d.calls++; bits.OnesCount(d.calls) > 1 && d.calls%8 != 0 {
 			return false
 		}
 		d.doubtful++
@@ -58,6 +61,14 @@ func (d *doubts) begin() {
 	defer d.mu.Unlock()
 	d.doubtful = d.recent // answers to what was asked for before that have ended with their RPC
 	d.silent, d.calls, d.recent = true, 0, 0
+}
+
+// end says that the watch has ended, and its RPC with it. Whoever asks is one, and may have been waiting for an RPC: of what
+// was asked for before, no more than that one request can be on the next.
+func (d *doubts) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.silent, d.calls, d.recent = true, 0, min(d.recent, 1)
 }
 
 // event says that the watch has told of an event.

@@ -119,6 +119,7 @@ func (s *source) run(ctx context.Context) error {
 	for {
 		err := s.consume(ctx, w)
 		w.Stop()
+		s.cache.doubts.end()
 		switch {
 		case ctx.Err() != nil:
 			return nil
