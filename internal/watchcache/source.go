@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -97,6 +98,8 @@ type source struct {
 	// changes of rev may follow, and what readers have is the state of before, at rev-1.
 	rev  uint64
 	part bool
+	// asking says that etcd is being asked for its revision; see ask.
+	asking atomic.Bool
 	// gen is nil until the state is complete for the first time.
 	gen     *generation
 	failing failing
@@ -264,7 +267,7 @@ func (s *source) consume(ctx context.Context, w watch.Interface) error {
 			return err
 		case <-silence:
 			if silent {
-				_, _ = s.cache.storageRevision(ctx) // if it has something to say, back says it; if it fails, the next one asks
+				s.ask(ctx)
 			}
 			silent = true
 			timer.Reset(silencePeriod)
@@ -272,6 +275,20 @@ func (s *source) consume(ctx context.Context, w watch.Interface) error {
 			return nil
 		}
 	}
+}
+
+// ask has etcd asked for its revision: if that has gone back, generation.back says so. It does not wait, because etcd may not
+// answer for long on one connection while the watch, on another, has something to tell. If it fails, the next one asks.
+func (s *source) ask(ctx context.Context) {
+	if s.asking.Swap(true) {
+		return
+	}
+	s.cache.running.Go(func() {
+		defer s.asking.Store(false)
+		ctx, cancel := context.WithTimeout(ctx, silencePeriod)
+		defer cancel()
+		_, _ = s.cache.storageRevision(ctx)
+	})
 }
 
 func (s *source) apply(ctx context.Context, event watch.Event) error {
@@ -294,7 +311,8 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 		if !c.doubts.trusts() {
 			return nil
 		}
-		return s.progress(ctx, rev)
+		s.progress(ctx, rev)
+		return nil
 	}
 	received := c.cfg.Clock.Now()
 	recorded := received
@@ -373,24 +391,19 @@ func leadsOn(event watch.Event, prev, f *frame.Frame) error {
 }
 
 // progress takes a progress notification.
-func (s *source) progress(ctx context.Context, rev uint64) error {
-	c := s.cache
+func (s *source) progress(ctx context.Context, rev uint64) {
 	if rev < s.rev {
 		// A member of etcd that is behind says so: nothing follows from it. If all of etcd is,
 		// it has been restored from a backup, and what it writes until it is back at s.rev
-		// would never be told. If it does not answer, the next notification asks again.
-		current, err := c.cfg.Storage.GetCurrentResourceVersion(ctx)
-		if err == nil && current < s.rev {
-			return wentBack(c.cfg.GroupResource, current, s.rev)
-		}
-		return nil
+		// would never be told.
+		s.ask(ctx)
+		return
 	}
 	s.settle()
 	if rev > s.rev {
 		s.advance(rev)
 		s.recovered()
 	}
-	return nil
 }
 
 // append makes a change known: to the log, to readers of the state and to those who
