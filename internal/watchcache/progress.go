@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/metadata"
+
+	"k8s.io/apiserver/pkg/storage/cacher/delegator"
 )
 
 // rpc is what the cache's watch of etcd, and what asks for its progress, tell etcd's client, so that both share an RPC, and
@@ -90,9 +92,9 @@ func (d *doubts) trusts() bool {
 	return false
 }
 
-// requestProgress asks etcd how far the cache's watch is.
+// requestProgress asks etcd how far the cache's watch is, if etcd's answer can be relied on.
 func (c *Cache) requestProgress(ctx context.Context) error {
-	if !c.doubts.asks() {
+	if !delegator.ConsistentReadSupported() || !c.doubts.asks() {
 		return nil
 	}
 	return c.cfg.Storage.RequestWatchProgress(ctx)

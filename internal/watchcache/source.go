@@ -49,6 +49,7 @@ func (c *Cache) follow(ctx context.Context) {
 		err := s.run(ctx)
 		found := s.failing.found
 		s.recovered()
+		s.setPart(false)
 		s.state.unbook()
 		if s.gen != nil {
 			failed = 0
@@ -95,7 +96,8 @@ type source struct {
 	start time.Time
 	state *state
 	// rev is the revision up to which the state is complete, but if part: then others of the
-	// changes of rev may follow, and what readers have is the state of before, at rev-1.
+	// changes of rev may follow, and what readers have is the state of before, at rev-1. As long
+	// as that is so, etcd is asked for progress.
 	rev  uint64
 	part bool
 	// asking says that etcd is being asked for its revision; see ask.
@@ -410,7 +412,7 @@ func (s *source) progress(ctx context.Context, rev uint64) {
 // wait for a revision.
 func (s *source) append(ch *change) error {
 	c := s.cache
-	s.part = c.cfg.Leased && (ch.cur == nil || s.part)
+	s.setPart(c.cfg.Leased && (ch.cur == nil || s.part))
 	if ch.cur != nil || ch.prev != nil {
 		size := ch.size(s.state)
 		ledger.Process.Add(ledger.History, size)
@@ -450,10 +452,22 @@ func (s *source) publish() {
 // settle says that all changes of rev have been taken in.
 func (s *source) settle() {
 	if s.part {
-		s.part = false
+		s.setPart(false)
 		s.gen.log.Advance(s.rev)
 		s.publish()
 	}
+}
+
+// setPart sets part. That rev is complete is asked for: where nothing else happens nobody would say so, and readers, and a
+// cache that has stalled, would be kept at rev-1.
+func (s *source) setPart(part bool) {
+	switch {
+	case part && !s.part:
+		s.cache.progress.Add()
+	case !part && s.part:
+		s.cache.progress.Remove()
+	}
+	s.part = part
 }
 
 // had tells whether a deletion of rev has been taken in before the watch was taken up again, from the revision before.
