@@ -19,11 +19,11 @@ var rpc = metadata.Pairs("source", "cache")
 
 // doubts keeps count of the progress notifications that may not be meant for the watch which gets them.
 //
-// etcd answers a request for progress when all watches of the RPC have been told of everything. If there is no watch yet, the
-// answer is the present revision; and if a watch is then created, from a revision before, etcd may send it that answer before
-// its own events (etcd 3.7.0; the two go through different channels). It would say that the cache is at a revision whose
-// events are yet to come. So what was asked for before the watch has told anything is passed over when it comes. Nothing is
-// in doubt behind an event: an answer of before comes before it.
+// etcd answers a request for progress when all watches of the RPC have been told of everything, and not at all if there is
+// none. If one that is ending is still there, the answer is the present revision; and if a watch is then created, from a
+// revision before, etcd may send it that answer before its own events (etcd 3.7.0; that it is created is told through a channel
+// of its own). It would say that the cache is at a revision whose events are yet to come. So what was asked for before the watch
+// has told anything is passed over when it comes. Nothing is in doubt behind an event: an answer of before comes before it.
 //
 // The RPC ends with its watch, and answers that are still on their way with it; what was asked for between two watches begins
 // the next RPC. Answers that never come, because etcd gives none while a watch has yet to catch up, or the connection is lost,
