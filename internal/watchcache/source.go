@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -100,8 +99,6 @@ type source struct {
 	// as that is so, etcd is asked for progress.
 	rev  uint64
 	part bool
-	// asking says that etcd is being asked for its revision; see ask.
-	asking atomic.Bool
 	// gen is nil until the state is complete for the first time.
 	gen     *generation
 	failing failing
@@ -269,7 +266,7 @@ func (s *source) consume(ctx context.Context, w watch.Interface) error {
 			return err
 		case <-silence:
 			if silent {
-				s.ask(ctx)
+				s.cache.ask(ctx)
 			}
 			silent = true
 			timer.Reset(silencePeriod)
@@ -277,20 +274,6 @@ func (s *source) consume(ctx context.Context, w watch.Interface) error {
 			return nil
 		}
 	}
-}
-
-// ask has etcd asked for its revision: if that has gone back, generation.back says so. It does not wait, because etcd may not
-// answer for long on one connection while the watch, on another, has something to tell. If it fails, the next one asks.
-func (s *source) ask(ctx context.Context) {
-	if s.asking.Swap(true) {
-		return
-	}
-	s.cache.running.Go(func() {
-		defer s.asking.Store(false)
-		ctx, cancel := context.WithTimeout(ctx, silencePeriod)
-		defer cancel()
-		_, _ = s.cache.storageRevision(ctx)
-	})
 }
 
 func (s *source) apply(ctx context.Context, event watch.Event) error {
@@ -398,7 +381,7 @@ func (s *source) progress(ctx context.Context, rev uint64) {
 		// A member of etcd that is behind says so: nothing follows from it. If all of etcd is,
 		// it has been restored from a backup, and what it writes until it is back at s.rev
 		// would never be told.
-		s.ask(ctx)
+		s.cache.ask(ctx)
 		return
 	}
 	s.settle()
