@@ -10,6 +10,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/metadata"
@@ -114,6 +115,8 @@ type Cache struct {
 	indexes  []string
 	progress *progress.ConditionalProgressRequester
 	doubts   doubts
+	// asking says that etcd is being asked for its revision; see ask.
+	asking   atomic.Bool
 	dispatch *metrics.WatcherMetricsObservers
 
 	// cancel ends every goroutine of the cache, which running counts.
@@ -305,16 +308,31 @@ func (c *Cache) storageRevision(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return c.cfg.Storage.GetCurrentResourceVersion(ctx) // there is nothing to compare it with
 	}
+	back := gen.back // the generation may be gone before etcd answers: nothing of it is kept for that
 	rev, err := c.cfg.Storage.GetCurrentResourceVersion(ctx)
 	if err != nil || rev >= before {
 		return rev, err
 	}
 	err = wentBack(c.cfg.GroupResource, rev, before)
 	select {
-	case gen.back <- err:
+	case back <- err:
 	default: // the source has yet to take what was said before
 	}
 	return 0, apierrors.NewTooManyRequests(fmt.Sprintf("storage is (re)initializing: %v", err), tooHighRetrySeconds)
+}
+
+// ask has storageRevision asked, for the source, which does not wait: etcd may not answer for long on one connection while the
+// watch, on another, has something to tell. If etcd has gone back, generation.back says so; if it fails, the next one asks.
+func (c *Cache) ask(ctx context.Context) {
+	if c.asking.Swap(true) {
+		return
+	}
+	c.running.Go(func() {
+		defer c.asking.Store(false)
+		ctx, cancel := context.WithTimeout(ctx, silencePeriod)
+		defer cancel()
+		_, _ = c.storageRevision(ctx)
+	})
 }
 
 func wentBack(resource schema.GroupResource, rev, before uint64) error {

@@ -114,3 +114,16 @@ func TestExpiredLease(t *testing.T) {
 	expect(t, w, watch.Added, "four", four.ResourceVersion)
 	waitRevision(t, s.Cache, revision(t, four.ResourceVersion))
 }
+
+// TestLastDeletion has an object with a lease deleted, and nothing else happen: that it is gone is shown, though nobody asks.
+func TestLastDeletion(t *testing.T) {
+	s := newSubject(t, func(_ *storeOptions, c *Config) { c.Leased = true })
+	s.put(t, pod("one"))
+	two := s.put(t, pod("two"))
+	waitRevision(t, s.Cache, revision(t, two.ResourceVersion))
+	s.remove(t, two)
+	eventually(t, "the deletion to be shown", func() bool {
+		_, _, v, err := s.current()
+		return err == nil && v.objects.Len() == 1
+	})
+}

@@ -179,4 +179,17 @@ func TestDoubts(t *testing.T) {
 	}
 	d.begin()
 	trusts(false, true)
+
+	// A watch whose connection does not answer leaves no doubts behind but that of one who may still be about to ask.
+	asks(400, 400)
+	d.end()
+	d.begin()
+	trusts(false, true)
+
+	// While a new one does not, it is asked often enough for readers to be answered soon after it does.
+	d.end()
+	d.begin()
+	asks(400, 53) // 1, 2, 4, 8, 16, 24, ...
+	asks(7, 0)
+	asks(1, 1)
 }

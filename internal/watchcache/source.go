@@ -48,6 +48,7 @@ func (c *Cache) follow(ctx context.Context) {
 		err := s.run(ctx)
 		found := s.failing.found
 		s.recovered()
+		s.setPart(false)
 		s.state.unbook()
 		if s.gen != nil {
 			failed = 0
@@ -94,7 +95,8 @@ type source struct {
 	start time.Time
 	state *state
 	// rev is the revision up to which the state is complete, but if part: then others of the
-	// changes of rev may follow, and what readers have is the state of before, at rev-1.
+	// changes of rev may follow, and what readers have is the state of before, at rev-1. As long
+	// as that is so, etcd is asked for progress.
 	rev  uint64
 	part bool
 	// gen is nil until the state is complete for the first time.
@@ -119,6 +121,7 @@ func (s *source) run(ctx context.Context) error {
 	for {
 		err := s.consume(ctx, w)
 		w.Stop()
+		s.cache.doubts.end()
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -263,7 +266,7 @@ func (s *source) consume(ctx context.Context, w watch.Interface) error {
 			return err
 		case <-silence:
 			if silent {
-				_, _ = s.cache.storageRevision(ctx) // if it has something to say, back says it; if it fails, the next one asks
+				s.cache.ask(ctx)
 			}
 			silent = true
 			timer.Reset(silencePeriod)
@@ -293,7 +296,8 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 		if !c.doubts.trusts() {
 			return nil
 		}
-		return s.progress(ctx, rev)
+		s.progress(ctx, rev)
+		return nil
 	}
 	received := c.cfg.Clock.Now()
 	recorded := received
@@ -372,31 +376,26 @@ func leadsOn(event watch.Event, prev, f *frame.Frame) error {
 }
 
 // progress takes a progress notification.
-func (s *source) progress(ctx context.Context, rev uint64) error {
-	c := s.cache
+func (s *source) progress(ctx context.Context, rev uint64) {
 	if rev < s.rev {
 		// A member of etcd that is behind says so: nothing follows from it. If all of etcd is,
 		// it has been restored from a backup, and what it writes until it is back at s.rev
-		// would never be told. If it does not answer, the next notification asks again.
-		current, err := c.cfg.Storage.GetCurrentResourceVersion(ctx)
-		if err == nil && current < s.rev {
-			return wentBack(c.cfg.GroupResource, current, s.rev)
-		}
-		return nil
+		// would never be told.
+		s.cache.ask(ctx)
+		return
 	}
 	s.settle()
 	if rev > s.rev {
 		s.advance(rev)
 		s.recovered()
 	}
-	return nil
 }
 
 // append makes a change known: to the log, to readers of the state and to those who
 // wait for a revision.
 func (s *source) append(ch *change) error {
 	c := s.cache
-	s.part = c.cfg.Leased && (ch.cur == nil || s.part)
+	s.setPart(c.cfg.Leased && (ch.cur == nil || s.part))
 	if ch.cur != nil || ch.prev != nil {
 		size := ch.size(s.state)
 		ledger.Process.Add(ledger.History, size)
@@ -436,10 +435,22 @@ func (s *source) publish() {
 // settle says that all changes of rev have been taken in.
 func (s *source) settle() {
 	if s.part {
-		s.part = false
+		s.setPart(false)
 		s.gen.log.Advance(s.rev)
 		s.publish()
 	}
+}
+
+// setPart sets part. That rev is complete is asked for: where nothing else happens nobody would say so, and readers, and a
+// cache that has stalled, would be kept at rev-1.
+func (s *source) setPart(part bool) {
+	switch {
+	case part && !s.part:
+		s.cache.progress.Add()
+	case !part && s.part:
+		s.cache.progress.Remove()
+	}
+	s.part = part
 }
 
 // had tells whether a deletion of rev has been taken in before the watch was taken up again, from the revision before.

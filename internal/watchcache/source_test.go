@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -230,6 +231,53 @@ func TestLeadsOn(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// mute is a storage that does not say its revision while it is told not to.
+type mute struct {
+	storage.Interface
+	on    atomic.Bool
+	asked chan struct{}
+}
+
+// GetCurrentResourceVersion implements storage.Interface.
+func (m *mute) GetCurrentResourceVersion(ctx context.Context) (uint64, error) {
+	if !m.on.Load() {
+		return m.Interface.GetCurrentResourceVersion(ctx)
+	}
+	select {
+	case m.asked <- struct{}{}:
+	case <-ctx.Done():
+	}
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+
+// TestSilence has etcd asked for its revision after the watch has told nothing for a while: as long as it does not answer, the
+// cache goes on to follow the watch.
+func TestSilence(t *testing.T) {
+	gates{features.SizeBasedListCostEstimate: false}.set(t) // it asks, too
+	fake := stepped{clocktesting.NewFakeClock(time.Now())}
+	m := &mute{asked: make(chan struct{})}
+	s := newSubject(t, func(_ *storeOptions, c *Config) {
+		m.Interface = c.Storage
+		c.Storage, c.Clock = m, fake
+	})
+	first := s.put(t, pod("first"))
+	waitRevision(t, s.Cache, revision(t, first.ResourceVersion))
+	w := s.follow(t, storage.ListOptions{ResourceVersion: first.ResourceVersion})
+	m.on.Store(true)
+	eventually(t, "etcd to be asked", func() bool {
+		fake.Step(silencePeriod)
+		select {
+		case <-m.asked:
+			return true
+		default:
+			return false
+		}
+	})
+	second := s.put(t, pod("second"))
+	expect(t, w, watch.Added, "second", second.ResourceVersion)
 }
 
 // TestNothingIsLeft stops caches and watches in every state that they can be in, and
