@@ -41,7 +41,7 @@ func ofTheState() []Lie {
 		{
 			Name: "half-a-revision", What: "a revision at which an expired lease took many Events is shown before all of them are gone (weir once did this)",
 			Rules: []check.Rule{check.State, check.Initial, check.HighMark, check.Gap, check.Order}, Within: late,
-			Edits: []Edit{{"watchcache/source.go", `	s.part = c.cfg.Leased && (ch.cur == nil || s.part)`, `	s.part = c.cfg.Leased && (ch.cur == nil || s.part) && !LIE(1)`}},
+			Edits: []Edit{{"watchcache/source.go", `	s.setPart(c.cfg.Leased && (ch.cur == nil || s.part))`, `	s.setPart(c.cfg.Leased && (ch.cur == nil || s.part) && !LIE(1))`}},
 		},
 		{
 			Name: "progress-too-high", What: "a progress notification moves the revision of the state of Pods twenty too far",
