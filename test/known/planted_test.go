@@ -38,7 +38,7 @@ var planted = map[string][]edit{
 	"etcd-15220-reads":         {{"watchcache/read.go", "gen, at, v, err := c.reach(ctx, rev)\n\tif err != nil {\n\t\treturn selection{}, err", "if FAULT {\n\t\trev = 0\n\t}\n\tgen, at, v, err := c.reach(ctx, rev)\n\tif err != nil {\n\t\treturn selection{}, err"}},
 	"etcd-17247":               {{"watchcache/source.go", "case prev != nil && f.Revision() <= prev.Revision():", "case prev != nil && f.Revision() <= prev.Revision() && !FAULT:"}},
 	"etcd-18089-lie":           {{"watchcache/source.go", "if is.GetUID() != was.GetUID() {", "if is.GetUID() != was.GetUID() && !FAULT {"}},
-	"etcd-18089-19179":         {{"watchcache/source.go", "opts.ResourceVersion = fmt.Sprint(s.rev)", "opts.ResourceVersion = fmt.Sprint(s.rev + 2*ONE)"}},
+	"etcd-18089-19179":         {{"watchcache/source.go", "opts.ResourceVersion = fmt.Sprint(from)", "opts.ResourceVersion = fmt.Sprint(from + 2*ONE)"}},
 	"etcd-20221-lie":           {{"watchcache/source.go", "if f.Revision() < s.rev {", "if FAULT && f.Revision() < s.rev {\n\t\ts.state.set(f)\n\t\treturn nil\n\t}\n\tif f.Revision() < s.rev {"}},
 	"etcd-20655":               {{"eventlog/cursor.go", "pos: pos, after: rev}", "pos: pos + ONE, after: rev}"}},
 	"future-revision":          {{"eventlog/cursor.go", "\tl.cursors[cursor] = struct{}{}\n\treturn cursor, nil", "\tif FAULT {\n\t\tcursor.after = 0\n\t}\n\tl.cursors[cursor] = struct{}{}\n\treturn cursor, nil"}},

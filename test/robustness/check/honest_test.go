@@ -57,7 +57,7 @@ func TestHonestObjectsOfLongRuns(t *testing.T) {
 			s := tell(t, expiring)
 			s.write(http.MethodPost, "1")
 			o := NewObjects(s.truth)
-			a := o.acts(s.key)
+			a := o.acts(s.key, s.now)
 			a.begin, a.upTo = o.at(s.key, s.revision), s.revision // all so far was judged
 			s.now = s.now.Add(10 * time.Minute)
 			s.change(nil)
@@ -66,6 +66,22 @@ func TestHonestObjectsOfLongRuns(t *testing.T) {
 			s.write(http.MethodPost, "2")
 			s.truth.Reach(s.revision)
 			return append(o.Write(s.writes[1]), o.End()...)
+		},
+		"what has expired is let go of before what comes next is judged": func(t *testing.T) []Violation {
+			s := tell(t, expiring)
+			s.write(http.MethodPost, "1")
+			o := NewObjects(s.truth)
+			a := o.acts(s.key, s.now)
+			a.begin, a.upTo = o.at(s.key, s.revision), s.revision // all so far was judged
+			s.now = s.now.Add(4 * time.Minute)
+			s.change(nil)
+			expired := s.revision
+			s.now = s.now.Add(4 * time.Minute)
+			s.write(http.MethodPost, "2")
+			s.truth.Reach(s.revision)
+			found := o.Write(s.writes[1])
+			s.truth.Trim(expired)
+			return append(found, o.End()...)
 		},
 		// It is judged before etcd's changes of that time are let go of.
 		"one act is all for a long time": func(t *testing.T) []Violation {

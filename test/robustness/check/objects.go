@@ -90,12 +90,22 @@ func (o *Objects) Undecided() int {
 	return o.undecided
 }
 
-// rebase moves the beginning of what is to be judged to where the truth begins, if that has been trimmed beyond it: an object
-// that nobody asks for may change, by its expiry. What was asked for is judged long before the truth is trimmed: see sweep.
-func (o *Objects) rebase(a *acts) {
-	if floor := o.truth.Floor(); floor > a.upTo && len(a.writes)+len(a.reads) == 0 {
+// rebase moves the beginning of what is to be judged to when an object is asked for again: it may have expired since, long ago,
+// and the truth lets go of that. What was asked for is judged long before the truth is trimmed: see sweep.
+func (o *Objects) rebase(a *acts, begun time.Time) {
+	if len(a.writes)+len(a.reads) > 0 {
+		return
+	}
+	if floor := o.truth.Floor(); floor > a.upTo {
 		a.upTo = floor
 		a.begin = o.at(a.key, floor)
+	}
+	for _, c := range o.truth.ChangesOf(a.key, a.upTo) {
+		if a.key.Resource != expiring || c.Next != nil || !c.At.Before(begun) {
+			return
+		}
+		a.upTo = c.Revision
+		a.begin = o.at(a.key, c.Revision)
 	}
 }
 
@@ -108,13 +118,13 @@ func (o *Objects) at(k history.Key, rev int64) object {
 	return object{there: true, uid: s.UID, op: s.Op, revision: s.Revision, exact: true, Digests: s.Digests}
 }
 
-func (o *Objects) acts(k history.Key) *acts {
+func (o *Objects) acts(k history.Key, begun time.Time) *acts {
 	a := o.of[k]
 	if a == nil {
 		a = &acts{key: k, tryAgain: enough}
 		o.of[k] = a
 	}
-	o.rebase(a)
+	o.rebase(a, begun)
 	return a
 }
 
@@ -129,7 +139,7 @@ func (o *Objects) Write(w history.Write) []Violation {
 		o.collections = append(o.collections, &w)
 		return nil
 	}
-	a := o.acts(w.Key)
+	a := o.acts(w.Key, w.Begun)
 	a.writes = append(a.writes, w)
 	return append(o.part(a), o.sweep()...)
 }
@@ -144,7 +154,7 @@ func (o *Objects) Read(r history.Read) []Violation {
 	if r.Closed.After(o.read) {
 		o.read = r.Closed
 	}
-	a := o.acts(r.Key)
+	a := o.acts(r.Key, r.Opened)
 	a.reads = append(a.reads, r)
 	return o.part(a)
 }
