@@ -70,14 +70,7 @@ func (c Config) keeps() time.Duration { return 2*c.history() + 3*time.Minute }
 
 // trims lets go of what is older than any record that is still to be judged.
 func (r *Run) trims(ctx context.Context) {
-	tick := time.NewTicker(trimEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	for range every(ctx, trimEvery) {
 		if r.found.any() {
 			r.recordChanges()
 		}

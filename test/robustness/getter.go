@@ -26,14 +26,7 @@ const (
 func (r *Run) gets(ctx context.Context, rnd *rand.Rand) {
 	clients := r.clients(1)
 	defer closeAll(clients)
-	tick := time.NewTicker(r.config.every(getsASecond))
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	for range every(ctx, r.config.every(getsASecond)) {
 		at, back, mode := rnd.IntN(weirs), r.config.ago(rnd)/4, rnd.IntN(6)
 		k, f, version := anyKey(rnd), pick(rnd, formats), pick(rnd, versions)
 		read := &history.Read{Key: k, Format: string(f.of(k.Resource)), Mode: history.Consistent}

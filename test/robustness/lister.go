@@ -39,15 +39,8 @@ func (r *Run) lists(ctx context.Context) {
 	rnd := r.config.rand(streamLists)
 	clients := r.clients(1)
 	defer closeAll(clients)
-	tick := time.NewTicker(r.config.every(listsASecond))
-	defer tick.Stop()
 	var parked []left
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	for range every(ctx, r.config.every(listsASecond)) {
 		at, back, limit, fresh, leaves := rnd.IntN(weirs), r.config.ago(rnd)/2, 1+rnd.IntN(20), rnd.IntN(3) == 0, rnd.IntN(4) == 0
 		l := &history.List{Scope: anyScope(rnd), Format: string(pick(rnd, formats)), Mode: pick(rnd, modes)}
 		if rnd.IntN(5) < 2 {

@@ -25,14 +25,7 @@ const (
 func (r *Run) share(ctx context.Context, i int) {
 	w := &writer{run: r, id: writers + i, rand: r.config.rand(streamShared + uint64(i)), clients: r.direct()}
 	defer closeAll([][]*http.Client{w.clients})
-	tick := time.NewTicker(shareEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	for range every(ctx, shareEvery) {
 		w.count++
 		w.share(ctx)
 	}

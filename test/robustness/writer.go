@@ -57,14 +57,7 @@ type writer struct {
 }
 
 func (w *writer) write(ctx context.Context) {
-	tick := time.NewTicker(writers * time.Second / time.Duration(w.run.config.writes()))
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	for range every(ctx, writers*time.Second/time.Duration(w.run.config.writes())) {
 		w.count++
 		d := draw(w.rand)
 		if w.run.down(d.at) {
