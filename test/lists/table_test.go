@@ -218,6 +218,9 @@ func (p *pair) chains() (out []string) {
 		parameters("shardSelector", shardSelectors[0]),
 	} {
 		for _, limit := range []string{"1", "2", "3", "1000"} {
+			if limit != "1000" && strings.HasPrefix(beside, "fieldSelector=metadata.namespace") {
+				continue // stock's later pages repeat or lack objects; weir's do not: TestPagesOfSelectedNamespace in watchcache
+			}
 			out = append(out, strings.Trim("limit="+limit+"&"+beside, "&"))
 		}
 	}
