@@ -4,13 +4,13 @@
 package known
 
 import (
-	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/weir-project/weir/test/robustness/lies"
 )
 
 // edit puts a fault into one of weir's sources, in an overlay of the go command.
@@ -47,70 +47,23 @@ var planted = map[string][]edit{
 	"TestRestored":             {{"watchcache/cache.go", "if err != nil || rev >= before {", "if err != nil || rev >= before || FAULT {"}},
 }
 
-// plantedEnv, in the environment, names the scenario whose fault happens; plantedRun those that TestPlanted is to run.
-const (
-	plantedEnv = "WEIR_KNOWN_FAULT"
-	plantedRun = "WEIR_KNOWN_PLANTED"
-)
+// plantedRun, in the environment, names the scenarios that TestPlanted is to run.
+const plantedRun = "WEIR_KNOWN_PLANTED"
 
 // plant writes the changed sources into a directory and returns the path of an overlay.
 func plant(t *testing.T, dir string) string {
 	t.Helper()
-	internal, err := filepath.Abs("../../internal")
-	if err != nil {
-		t.Fatal(err)
-	}
-	sources := map[string]string{}
+	words := strings.NewReplacer("FAULT", "(LYING)", "ONE", "func() uint64 { if LYING { return 1 }; return 0 }()")
+	var all []lies.Lie
 	for scenario, edits := range planted {
+		lie := lies.Lie{Name: scenario}
 		for _, e := range edits {
-			path := filepath.Join(internal, e.file)
-			if _, read := sources[path]; !read {
-				data, err := os.ReadFile(path)
-				if err != nil {
-					t.Fatal(err)
-				}
-				sources[path] = string(data)
-			}
-			if n := strings.Count(sources[path], e.find); n != 1 {
-				t.Errorf("%s: internal/%s has this %d times, not once, so that the fault has to be planted anew:\n%s", scenario, e.file, n, e.find)
-				continue
-			}
-			put := strings.NewReplacer("FAULT", fmt.Sprintf("plantedFault(%q)", scenario), "ONE", fmt.Sprintf("plantedOne(%q)", scenario)).Replace(e.put)
-			sources[path] = strings.Replace(sources[path], e.find, put, 1)
-			pkg := filepath.Dir(path)
-			sources[filepath.Join(pkg, "planted_faults.go")] = fmt.Sprintf(`package %s
-
-import "os"
-
-var plantedName = os.Getenv(%q)
-
-func plantedFault(scenario string) bool { return plantedName == scenario }
-
-func plantedOne(scenario string) uint64 {
-	if plantedFault(scenario) {
-		return 1
-	}
-	return 0
-}
-
-var _ = plantedOne
-`, filepath.Base(pkg), plantedEnv)
+			lie.Edits = append(lie.Edits, lies.Edit{File: e.file, Find: e.find, Put: words.Replace(e.put)})
 		}
+		all = append(all, lie)
 	}
-	replace := map[string]string{}
-	for path, source := range sources {
-		name := filepath.Join(dir, strings.ReplaceAll(path, string(filepath.Separator), "-"))
-		if err := os.WriteFile(name, []byte(source), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		replace[path] = name
-	}
-	data, err := json.Marshal(map[string]any{"Replace": replace})
+	overlay, err := lies.Plant("../../internal", dir, all)
 	if err != nil {
-		t.Fatal(err)
-	}
-	overlay := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(overlay, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return overlay
@@ -142,7 +95,7 @@ func TestPlanted(t *testing.T) {
 				pattern, failure = "^"+scenario+"$", "--- FAIL: "+scenario+" "
 			}
 			cmd := exec.CommandContext(t.Context(), program, "-test.run="+pattern, "-test.timeout=5m")
-			cmd.Env = append(os.Environ(), plantedEnv+"="+scenario, plantedRun+"=")
+			cmd.Env = append(os.Environ(), lies.Env+"="+scenario, plantedRun+"=")
 			out, err := cmd.CombinedOutput()
 			if err == nil || !strings.Contains(string(out), failure) {
 				t.Errorf("it does not see the fault: %v\n%.3000s", err, out)
