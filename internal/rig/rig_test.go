@@ -159,21 +159,25 @@ func TestProcessEnds(t *testing.T) {
 // A process that is paused does nothing, and can be stopped all the same.
 func TestProcessPauses(t *testing.T) {
 	p := sleeper(t)
-	if err := p.Pause(); err != nil {
-		t.Fatal(err)
+	// As soon as Pause has returned: that the signal was sent is not enough.
+	for range 500 {
+		if err := p.Pause(); err != nil {
+			t.Fatal(err)
+		}
+		if s := state(t, p.Pid()); s != "T" {
+			t.Fatalf("its state is %s, want T", s)
+		}
+		if err := p.Resume(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "it goes on", func() bool { return state(t, p.Pid()) == "S" })
 	}
-	until(t, "it is paused", func() bool { return state(t, p.Pid()) == "T" })
-	if err := p.Resume(); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "it goes on", func() bool { return state(t, p.Pid()) == "S" })
 	if u, err := p.Usage(); err != nil || u.RSS < 1<<10 {
 		t.Errorf("usage %+v, %v", u, err)
 	}
 	if err := p.Pause(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it is paused", func() bool { return state(t, p.Pid()) == "T" })
 	if err := p.Stop(time.Minute); err == nil || !strings.Contains(err.Error(), "terminated") {
 		t.Errorf("stopped while paused: %v, want the end by SIGTERM", err)
 	}
