@@ -32,6 +32,9 @@ const (
 	// StreamingList is the gate of lists answered in place from that cache; see package
 	// liststream. Off, lists are decoded from it and encoded by upstream.
 	StreamingList featuregate.Feature = "StreamingList"
+	// SharedCompression is the gate of lists and watches whose gzip is made once for everybody; see
+	// package deflate. Off, each response is compressed by a writer of its own, as by upstream.
+	SharedCompression featuregate.Feature = "SharedCompression"
 )
 
 func init() {
@@ -41,6 +44,7 @@ func init() {
 		// --emulated-version.
 		EncodedWatchCache: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		StreamingList:     {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
+		SharedCompression: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 	}))
 }
 
@@ -56,6 +60,7 @@ func plug(ctx context.Context, config *app.Config) {
 	}
 	registerMetrics()
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
+	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
 	caches := watchcache.NewCaches(watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead})
 	pace := pacer.New(ledger.Process)
 	go pace.Run(ctx)
@@ -75,9 +80,9 @@ func plug(ctx context.Context, config *app.Config) {
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		if streaming {
-			api = liststream.Handler(api, newTypes(caches), pace.Confine)
+			api = liststream.Handler(api, newTypes(caches), pace.Confine, compressing)
 		}
-		handler := chain(coalesce.Handler(api), c)
+		handler := chain(coalesce.Handler(api, compressing), c)
 		if priced {
 			handler = withQuery(handler)
 		}

@@ -53,6 +53,9 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		return newErrorWatch(fmt.Errorf("a watch stream was requested by the client but the required storage feature %s is disabled", storage.RequestWatchProgress)), nil
 	}
 
+	stream := coalesce.From(ctx)
+	// Those are what upstream compresses.
+	compressed := isWatchList(opts) && stream.Compress()
 	wanted := opts.SendInitialEvents != nil && *opts.SendInitialEvents
 	if wanted {
 		fresh := rev
@@ -80,7 +83,10 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 			metrics.RecordWatchFilteredEvent(c.cfg.GroupResource)
 		}),
 		bookmarks: opts.Predicate.AllowWatchBookmarks,
-		stream:    coalesce.From(ctx),
+		stream:    stream,
+	}
+	if compressed {
+		w.rows = newRows(ctx, stream)
 	}
 	w.match.done = w.stop
 	w.deadline, _ = ctx.Deadline()
