@@ -175,7 +175,7 @@ func TestBenchScenarios(t *testing.T) {
 		phases   int  // on each target
 		quick    bool // also with -short
 	}{
-		{scenario: "watchlist", args: []string{"--streams=2,3", "--max-ratio=received MB=1.1"}, targets: []string{"weir", "static"}, phases: 2, quick: true},
+		{scenario: "watchlist", args: []string{"--streams=2,3", "--max-ratio=wire MB=1.1"}, targets: []string{"weir", "static"}, phases: 2, quick: true},
 		{scenario: "list", args: []string{"--streams=2", "--format=json", "--gobench"}, targets: []string{"weir"}, phases: 1},
 		{scenario: "configmaps", args: []string{"--streams=1,2"}, targets: []string{"weir-off"}, phases: 2},
 		{scenario: "crs", args: []string{"--streams=2"}, targets: []string{"weir"}, phases: 2},
@@ -247,8 +247,8 @@ func stockBinary(t *testing.T) string {
 // A limit on a ratio that does not hold fails the run, with the figures there all the same.
 func TestBenchGateFails(t *testing.T) {
 	t.Parallel()
-	r := startBench(t, "watchlist", "--compare=weir,static", "--streams=2", "--max-ratio=received MB=0.5")
-	if code := r.wait(); code != 1 || !strings.Contains(r.lastLine(), "received MB of static is 1.00 times that of weir; at most 0.50 is allowed") {
+	r := startBench(t, "watchlist", "--compare=weir,static", "--streams=2", "--max-ratio=wire MB=0.5")
+	if code := r.wait(); code != 1 || !strings.Contains(r.lastLine(), "wire MB of static is 1.00 times that of weir; at most 0.50 is allowed") {
 		t.Errorf("exit status %d\n%s", code, r.progress)
 	}
 	if !strings.Contains(r.stdout.String(), "static/weir") || len(r.results().Runs) != 2 {
