@@ -32,6 +32,7 @@ func twoTargets() *Results {
 		{Name: "watchlist a protobuf x64", Began: 45, Wall: 25, RSSBefore: 1150e6, Errors: []string{"target stock died"}},
 	}
 	dies.Failure = "target stock died: signal: killed; its log x ends: y"
+	quick.Asks, dies.Asks = "readers ask for watch lists, protobuf, gzip", "readers ask for watch lists, protobuf, gzip"
 	return &Results{Targets: []Target{{Name: "stock"}, {Name: "weir"}}, Runs: []TargetRun{dies, quick}}
 }
 
@@ -79,6 +80,20 @@ func TestTableComparesWithTheFirstTarget(t *testing.T) {
 		if i >= len(cpu) || strings.Join(cpu[i], " ") != strings.Join(want[i], " ") {
 			t.Errorf("row %d: %q, want %q, in\n%s", i, cpu, want, out.String())
 		}
+	}
+}
+
+// What was asked for is told once for all targets.
+func TestTableTellsWhatWasAskedFor(t *testing.T) {
+	var out bytes.Buffer
+	r := twoTargets()
+	r.Targets = append(r.Targets, Target{Name: "static", Sends: "weir"})
+	if err := r.Table(&out); err != nil {
+		t.Fatal(err)
+	}
+	want := "\nwatchlist-a-protobuf: readers ask for watch lists, protobuf, gzip\nstatic: sends what weir sent\n"
+	if !strings.HasSuffix(out.String(), want) {
+		t.Errorf("no %q at the end of\n%s", want, out.String())
 	}
 }
 
