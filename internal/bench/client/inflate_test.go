@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 )
 
 // compressed are events as servers compress them: each is given to send, and reads end before the next is sent.
@@ -60,37 +61,42 @@ var someEvents = [][]byte{
 func TestInflaterHoldsNothingBack(t *testing.T) {
 	for _, members := range []string{"one", "many", "closed"} {
 		t.Run(members, func(t *testing.T) {
-			body, sent := io.Pipe()
-			next := make(chan bool)
-			go func() {
-				defer sent.Close()
-				compressed(t, members, someEvents, func(b []byte) {
-					if _, err := sent.Write(b); err != nil {
-						t.Error(err)
-					}
-					<-next
-				})
-			}()
-			inflater := newInflater(body)
-			for i, want := range someEvents {
-				got := make([]byte, len(want))
-				if _, err := io.ReadFull(inflater, got); err != nil || !bytes.Equal(got, want) {
-					t.Fatalf("event %d: %.20q, %v", i, got, err)
-				}
-				next <- true
-			}
-			close(next)
-			if n, err := inflater.Read(make([]byte, 1)); n != 0 || err != io.EOF {
-				t.Errorf("after the end: %d bytes, %v", n, err)
-			}
-			want := int64(len(someEvents))
-			if members == "one" {
-				want = 1
-			}
-			if inflater.members != want {
-				t.Errorf("%d members, want %d", inflater.members, want)
-			}
+			// In a bubble a reader that waits for more than was sent is found out: everybody waits.
+			synctest.Test(t, func(t *testing.T) { readEachBeforeTheNext(t, members) })
 		})
+	}
+}
+
+func readEachBeforeTheNext(t *testing.T, members string) {
+	body, sent := io.Pipe()
+	next := make(chan bool)
+	go func() {
+		defer sent.Close()
+		compressed(t, members, someEvents, func(b []byte) {
+			if _, err := sent.Write(b); err != nil {
+				t.Error(err)
+			}
+			<-next
+		})
+	}()
+	inflater := newInflater(body)
+	for i, want := range someEvents {
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(inflater, got); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("event %d: %.20q, %v", i, got, err)
+		}
+		next <- true
+	}
+	close(next)
+	if n, err := inflater.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("after the end: %d bytes, %v", n, err)
+	}
+	want := int64(len(someEvents))
+	if members == "one" {
+		want = 1
+	}
+	if inflater.members != want {
+		t.Errorf("%d members, want %d", inflater.members, want)
 	}
 }
 

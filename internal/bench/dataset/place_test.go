@@ -4,6 +4,7 @@
 package dataset
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 
@@ -44,5 +45,24 @@ func TestSharedPlaceIsOneNamespace(t *testing.T) {
 	pod := at.Pod(7)
 	if pod.Spec.NodeName != "" || len(pod.OwnerReferences) > 0 || pod.Spec.SchedulerName == "" || pod.Spec.SchedulerName == "default-scheduler" {
 		t.Errorf("Pod: node %q, owners %v, scheduler %q", pod.Spec.NodeName, pod.OwnerReferences, pod.Spec.SchedulerName)
+	}
+}
+
+// A Pod gets the size that is asked for, as far as settings and what the server notes of them make it up; nothing else changes.
+func TestPodsAreMadeLarger(t *testing.T) {
+	for _, size := range []int{0, podBytes, podBytes + 1, 9_760, 30_000} {
+		plain, padded := newPod(7), newPod(7)
+		pad(padded, size)
+		grown := padded.Size() - plain.Size()
+		for _, v := range padded.Spec.Containers[0].Env[len(plain.Spec.Containers[0].Env):] {
+			grown += len(`"k:{\"name\":\"\"}":{".":{},"f:name":{},"f:value":{}},`) + len(v.Name)
+		}
+		if over := podBytes + grown - max(size, podBytes); over < 0 || over > 300 {
+			t.Errorf("a Pod of %d bytes has %d, %d too many", size, podBytes+grown, over)
+		}
+		padded.Spec.Containers[0].Env = plain.Spec.Containers[0].Env
+		if !reflect.DeepEqual(plain, padded) {
+			t.Errorf("a Pod of %d bytes differs in more than its settings", size)
+		}
 	}
 }

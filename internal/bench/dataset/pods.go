@@ -118,7 +118,7 @@ func pad(pod *corev1.Pod, size int) {
 		}
 		c.Env = append(c.Env, v)
 		// The server's managed fields name each setting, in JSON.
-		i += v.Size() + len(`"k:{\"name\":\"`+v.Name+`\"}":{".":{},"f:name":{},"f:value":{}},`)
+		i += 2 + v.Size() + len(`"k:{\"name\":\"`+v.Name+`\"}":{".":{},"f:name":{},"f:value":{}},`)
 	}
 }
 
