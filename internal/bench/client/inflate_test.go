@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -166,9 +167,9 @@ func finish(t *testing.T, job Job) (Report, error) {
 // What comes over the wire is counted as it comes, and what is not compressed is told of.
 func TestChildReadsCompressedLists(t *testing.T) {
 	small := gzipped(t, twoPods)
-	whatever := false
+	var whatever atomic.Bool
 	access := server(t, func(w http.ResponseWriter, req *http.Request) {
-		if whatever || req.URL.Path == "/compressed" && req.Header.Get("Accept-Encoding") == "gzip" {
+		if whatever.Load() || req.URL.Path == "/compressed" && req.Header.Get("Accept-Encoding") == "gzip" {
 			w.Header().Set("Content-Encoding", "gzip")
 			_, _ = w.Write(small)
 			return
@@ -190,7 +191,7 @@ func TestChildReadsCompressedLists(t *testing.T) {
 	if r, err := finish(t, job); err != nil || r.Bytes != 12*int64(len(twoPods)) || r.Compressed != 0 {
 		t.Errorf("without gzip: report %+v, %v", r, err)
 	}
-	whatever = true
+	whatever.Store(true)
 	if _, err := finish(t, job); err == nil || !strings.Contains(err.Error(), "not asked for") {
 		t.Errorf("gzip that nobody asked for: %v", err)
 	}
