@@ -90,7 +90,8 @@ func plug(ctx context.Context, config *app.Config) {
 	}
 }
 
-// cachedRESTOptions is upstream's answer with weir's cache in place of upstream's.
+// cachedRESTOptions is upstream's answer with weir's cache in place of upstream's, and weir's storage in
+// place of upstream's where there is none.
 type cachedRESTOptions struct {
 	upstream generic.RESTOptionsGetter
 	cached   generic.StorageDecorator
@@ -98,7 +99,11 @@ type cachedRESTOptions struct {
 
 func (g cachedRESTOptions) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
 	options, err := g.upstream.GetRESTOptions(resource, example)
-	if err == nil && !undecorated(options.Decorator) {
+	switch {
+	case err != nil:
+	case undecorated(options.Decorator):
+		options.Decorator = watchcache.Uncached
+	default:
 		options.Decorator = g.cached
 	}
 	return options, err

@@ -98,7 +98,8 @@ func Handler(next http.Handler, compressing bool) http.Handler {
 		}
 		s := &Stream{w: w, unflushed: true, size: firstSize}
 		req = req.WithContext(context.WithValue(req.Context(), contextKey{}, s))
-		if compressing && !wsstream.IsWebSocketRequest(req) {
+		if compressing && !wsstream.IsWebSocketRequest(req) &&
+			responsewriters.ContentEncodingSupported(req, features.WatchListCompression) == "gzip" {
 			req.Header = req.Header.Clone()
 			s.req = req
 		}
@@ -136,7 +137,7 @@ func From(ctx context.Context) *Stream {
 // tells whether it is. The request's handler calls it, for a watch list, before it begins the
 // response: it then finds a request whose client accepts no compression.
 func (s *Stream) Compress() bool {
-	if s == nil || s.req == nil || responsewriters.ContentEncodingSupported(s.req, features.WatchListCompression) != "gzip" {
+	if s == nil || s.req == nil {
 		return false
 	}
 	s.req.Header.Del("Accept-Encoding")
@@ -163,7 +164,10 @@ func (s *Stream) Instead(segment *deflate.Segment, emit func(io.Writer) error, s
 	if s.silent = false; s.err == nil && err == nil && s.counted != size {
 		s.err = fmt.Errorf("a compressed event of %d bytes stands for one that was written as %d", size, s.counted)
 	}
-	return errors.Join(err, s.err)
+	if err == nil {
+		err = s.err
+	}
+	return err
 }
 
 func (s *Stream) send(segment *deflate.Segment, emit func(io.Writer) error) (err error) {

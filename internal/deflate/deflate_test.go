@@ -59,7 +59,7 @@ func readOne(t *testing.T, data []byte) []byte {
 // Pieces of every size, shared, stored or the stream's own, in any order, are one member.
 func TestMember(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	sizes := []int{0, 1, 2, 100, statelessUnder - 1, statelessUnder, statelessUnder + 1, gatherSize, maxStored, maxStored + 1, 300_000}
+	sizes := []int{0, 1, 2, 100, 32 << 10, gatherSize - 1, gatherSize, gatherSize + 1, maxStored, maxStored + 1, 300_000}
 	for range 60 {
 		var want, got bytes.Buffer
 		m := NewMember(&got)
@@ -71,7 +71,7 @@ func TestMember(t *testing.T) {
 			}
 			want.Write(plain)
 			var err error
-			switch s := Compress(plain); {
+			switch s := Compress(plain, r.IntN(2) == 0); {
 			case r.IntN(3) == 0:
 				_, err = m.Write(plain)
 			case s.Stored():
@@ -114,7 +114,7 @@ func TestEachIsReadable(t *testing.T) {
 			plain = noise(r, 1+i*3)
 		}
 		var err error
-		if s := Compress(plain); s.Stored() {
+		if s := Compress(plain, true); s.Stored() {
 			err = m.Store(s, func(w io.Writer) error { _, err := w.Write(plain); return err })
 		} else if r.IntN(2) == 0 {
 			err = m.Add(s)
@@ -150,7 +150,7 @@ type byteReader struct{ *bytes.Buffer }
 func TestMemberRefuses(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	plain := noise(r, 5000)
-	s := Compress(plain)
+	s := Compress(plain, true)
 	if !s.Stored() || s.Kept() != 0 || s.Size() != len(plain) {
 		t.Fatalf("noise is kept: %d bytes", s.Kept())
 	}
@@ -161,12 +161,15 @@ func TestMemberRefuses(t *testing.T) {
 	if err := m.Store(s, func(w io.Writer) error { _, err := w.Write(plain[1:]); return err }); err == nil {
 		t.Error("too few bytes were stored")
 	}
-	if c := Compress(text(r, 5000)); c.Stored() || c.Kept() > 2500 {
+	if c := Compress(plain, false); c.Stored() || c.Kept() < len(plain) {
+		t.Errorf("noise that is nowhere else is kept in %d bytes", c.Kept())
+	}
+	if c := Compress(text(r, 5000), true); c.Stored() || c.Kept() > 2500 {
 		t.Errorf("text takes %d bytes", c.Kept())
 	}
 	// Of base64 and of hexadecimal digits nothing comes twice, but they are not worth eight bits.
 	for encoded, most := range map[string]float64{base64.StdEncoding.EncodeToString(plain[:1500]): 0.80, hex.EncodeToString(plain[:1000]): 0.60, base64.StdEncoding.EncodeToString(noise(r, 1<<20)): 0.78} {
-		if c := Compress([]byte(encoded)); c.Stored() || float64(c.Kept()) > most*float64(len(encoded)) {
+		if c := Compress([]byte(encoded), true); c.Stored() || float64(c.Kept()) > most*float64(len(encoded)) {
 			t.Errorf("of %d bytes of text are kept %d, want less than %.2f of it", len(encoded), c.Kept(), most)
 		}
 	}
@@ -178,7 +181,7 @@ func TestMemberRefuses(t *testing.T) {
 // A member's length is modulo 2^32, and its CRC that of all of it, however long it is.
 func TestMoreThan4GiB(t *testing.T) {
 	piece := text(rand.New(rand.NewPCG(7, 8)), 1<<20)
-	s := Compress(piece)
+	s := Compress(piece, false)
 	const pieces = 4<<10 + 3
 	var end lastBytes
 	m := NewMember(&end)
@@ -259,9 +262,9 @@ func FuzzMember(f *testing.F) {
 		var got, want bytes.Buffer
 		m := NewMember(&got)
 		plain := bytes.Repeat(shared, 1+int(repeat)%512)
-		s := Compress(plain)
+		s := Compress(plain, true)
 		var err error
-		if s.Stored() && s.Size() > 0 {
+		if s.Stored() {
 			err = m.Store(s, func(w io.Writer) error { _, err := w.Write(plain); return err })
 		} else {
 			err = m.Add(s)

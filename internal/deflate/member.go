@@ -15,7 +15,11 @@ import (
 // gatherSize is how much of what is not shared is gathered before it is compressed.
 const gatherSize = 64 << 10
 
-var gathers = sync.Pool{New: func() any { return new([gatherSize]byte) }}
+var (
+	gathers = sync.Pool{New: func() any { return new([gatherSize]byte) }}
+	// flushes hold what becomes of that, which is hardly more.
+	flushes = sync.Pool{New: func() any { return bytes.NewBuffer(make([]byte, 0, gatherSize)) }}
+)
 
 // header is that of every member (RFC 1952, section 2.3), as compress/gzip writes it at upstream's
 // level: deflate, no name, no time, fastest, unknown system.
@@ -65,28 +69,31 @@ func (m *Member) Flush() error {
 		return nil
 	}
 	plain := m.gathered[:m.n]
-	buf := scratch.Get().(*bytes.Buffer)
-	defer putScratch(buf)
+	buf := flushes.Get().(*bytes.Buffer)
+	ledger.Process.Add(ledger.Streams, gatherSize)
+	defer func() {
+		ledger.Process.Add(ledger.Streams, -gatherSize)
+		flushes.Put(buf)
+	}()
 	buf.Reset()
 	compress(buf, plain)
 	m.sum = m.sum.Then(SumOf(plain))
-	err := m.begin()
-	switch {
-	case err != nil:
-	case pays(buf.Len(), len(plain)):
-		_, err = m.w.Write(buf.Bytes())
-	default:
-		if err = store(m.w, plain); err == nil {
-			err = flushBlock(m.w)
-		}
+	if !pays(buf.Len(), len(plain)) {
+		buf.Reset()
+		mustWrite(store(buf, plain))
+		mustWrite(flushBlock(buf))
 	}
-	m.release()
+	m.release() // the writer may wait for its client
+	if err := m.begin(); err != nil {
+		return err
+	}
+	_, err := m.w.Write(buf.Bytes())
 	return err
 }
 
 // Add writes a segment that is not Stored.
 func (m *Member) Add(s *Segment) error {
-	if s.Stored() && s.size > 0 {
+	if s.Stored() {
 		return fmt.Errorf("deflate: a segment of %d bytes has no data of its own to be sent", s.size)
 	}
 	if err := m.Flush(); err != nil {

@@ -14,9 +14,6 @@ import (
 )
 
 const (
-	// statelessUnder is the size under which plain bytes are compressed without a compressor that
-	// has to be cleared before: that costs more than it finds in so few.
-	statelessUnder = 32 << 10
 	// level finds what neighbouring objects have in common at 0.4 to 0.8 GB/s; for the same size
 	// compress/flate's level 1, which is upstream's, takes twice as long or more.
 	level = 3
@@ -30,20 +27,28 @@ const (
 type Segment struct {
 	sum  Sum
 	size int
-	// data are the deflate blocks; nil if the bytes do not compress.
+	// data are the deflate blocks; nil if the bytes do not compress and are kept elsewhere.
 	data []byte
 }
 
-// Compress makes a Segment of plain, which it does not keep.
-func Compress(plain []byte) *Segment {
+// Compress makes a Segment of plain, which it does not keep. With elsewhere, somebody keeps plain in
+// any case, and the segment has no data if plain does not compress; see Stored.
+func Compress(plain []byte, elsewhere bool) *Segment {
 	s := &Segment{sum: SumOf(plain), size: len(plain)}
 	buf := scratch.Get().(*bytes.Buffer)
 	defer putScratch(buf)
 	buf.Reset()
 	compress(buf, plain)
-	if pays(buf.Len(), len(plain)) {
-		s.data = bytes.Clone(buf.Bytes())
+	switch {
+	case pays(buf.Len(), len(plain)):
+	case elsewhere:
+		return s
+	default:
+		buf.Reset()
+		mustWrite(store(buf, plain))
+		mustWrite(flushBlock(buf))
 	}
+	s.data = bytes.Clone(buf.Bytes())
 	return s
 }
 
@@ -57,7 +62,7 @@ func (s *Segment) Size() int { return s.size }
 
 // Stored tells whether the segment has no data of its own: its plain bytes have to be there to be
 // sent; see Member.Store.
-func (s *Segment) Stored() bool { return s.data == nil }
+func (s *Segment) Stored() bool { return s.data == nil && s.size > 0 }
 
 // Kept returns how many bytes of memory the segment's data take.
 func (s *Segment) Kept() int { return cap(s.data) }
@@ -95,11 +100,9 @@ func compress(dst *bytes.Buffer, plain []byte) {
 	if len(plain) == 0 {
 		return
 	}
-	if len(plain) < statelessUnder {
-		mustWrite(flate.StatelessDeflate(dst, plain, false, nil))
-	} else {
-		compressWith(compressors, dst, plain)
-	}
+	// What is small, too: flate.StatelessDeflate is no quicker, and has a table of 16 KiB on the stack
+	// of a watch that then waits for hours.
+	compressWith(compressors, dst, plain)
 	if !pays(dst.Len(), len(plain)) {
 		// Where nothing comes twice, as in base64 of what is random, the library leaves bytes as they
 		// are, though some may be rarer than others.

@@ -54,8 +54,7 @@ type Frame struct {
 	id uint64
 	// incompressible says that the primary encoding was seen not to compress.
 	incompressible atomic.Bool
-	// derived is the list of the frame's other encodings, and of the segments of rows that begin
-	// with it; see Store.
+	// derived is the list of the frame's other encodings; see Store.
 	derived atomic.Pointer[derived]
 }
 

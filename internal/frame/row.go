@@ -57,9 +57,10 @@ func (c *Cutter) Reset() { c.size = 0 }
 // Segment is a row of frames in one form, compressed. It is immutable.
 type Segment struct {
 	*deflate.Segment
-	// Sizes are how many plain bytes each frame is, without the Framing before it.
+	// Sizes are how many plain bytes each event is, without the Framing before it; nil if it is none
+	// of events.
 	Sizes []uint32
-	// Framing is how many bytes stand before each frame.
+	// Framing is how many bytes stand before each event.
 	Framing int
 	// ids are those of the frames.
 	ids []uint64
@@ -71,62 +72,69 @@ func (s *Segment) cost() int64 {
 	return ledger.Heap(itself) + ledger.Heap(4*cap(s.Sizes)) + ledger.Heap(8*cap(s.ids)) + int64(s.Kept())
 }
 
-// Compress returns what write writes for each of frames, compressed together: made once for
-// everybody who asks for the same id of the same row at the same time, and kept while it is asked
-// for. There has to be a frame; all are of one resource. write must write the same for equal ids.
-func Compress(frames []*Frame, id runtime.Identifier, write func(*Frame, io.Writer) error) (*Segment, error) {
-	return compress(frames, id, 0, write)
+// of tells whether s is the segment of frames.
+func (s *Segment) of(frames []*Frame) bool {
+	return slices.EqualFunc(s.ids, frames, func(id uint64, f *Frame) bool { return id == f.id })
 }
 
-func compress(frames []*Frame, id runtime.Identifier, framing int, write func(*Frame, io.Writer) error) (*Segment, error) {
+// Form is a form of objects in which rows of them are shared.
+type Form struct {
+	// ID names the form. Two that share it write the same for the same frame.
+	ID runtime.Identifier
+	// Kept says that Write writes an object as it is kept, with little around it: if that does not
+	// compress, it need not be kept a second time.
+	Kept bool
+	// Write writes an object. It is called for one after the other, in their order.
+	Write func(*Frame, io.Writer) error
+}
+
+// SegmentOf returns frames in a form, compressed together: made once for everybody who asks for the
+// same row in the same form at the same time, and kept while it is asked for. There has to be a frame;
+// all are of one resource.
+func SegmentOf(frames []*Frame, form Form) (*Segment, error) { return segmentOf(frames, form, nil) }
+
+// segmentOf returns a segment of events if events is not nil.
+func segmentOf(frames []*Frame, form Form, events *Events) (*Segment, error) {
 	build := func() (encoded, error) {
-		s, err := newSegment(frames, framing, write)
+		s, err := newSegment(frames, form, events)
 		return encoded{segment: s}, err
 	}
-	e, err := frames[0].codec.store.get(frames[0], encoding{id: id, row: rowHash(frames)}, build)
+	e, err := frames[0].codec.store.get(frames[0], encoding{id: form.ID, row: rowHash(frames)}, build)
 	if err == nil && !e.segment.of(frames) {
 		e, err = build() // two rows with one hash
 	}
 	return e.segment, err
 }
 
-func newSegment(frames []*Frame, framing int, write func(*Frame, io.Writer) error) (*Segment, error) {
-	s := &Segment{Sizes: make([]uint32, len(frames)), Framing: framing, ids: make([]uint64, len(frames))}
+func newSegment(frames []*Frame, form Form, events *Events) (*Segment, error) {
+	s := &Segment{ids: make([]uint64, len(frames))}
+	if events != nil {
+		s.Sizes, s.Framing = make([]uint32, len(frames)), events.framing()
+	}
 	buf := scratch.Get().(*bytes.Buffer)
 	defer putScratch(buf)
 	buf.Reset()
 	for i, f := range frames {
 		before := buf.Len()
-		if err := write(f, buf); err != nil {
+		if err := form.Write(f, buf); err != nil {
 			return nil, err
 		}
-		s.ids[i], s.Sizes[i] = f.id, uint32(buf.Len()-before-framing)
+		s.ids[i] = f.id
+		if events != nil {
+			s.Sizes[i] = uint32(buf.Len() - before - s.Framing)
+		}
 	}
-	s.Segment = compressed(frames, buf.Bytes())
+	// Of a large object alone it is remembered that it does not compress.
+	alone := form.Kept && len(frames) == 1
+	if alone && frames[0].incompressible.Load() {
+		s.Segment = deflate.Incompressible(buf.Bytes())
+		return s, nil
+	}
+	s.Segment = deflate.Compress(buf.Bytes(), form.Kept)
+	if alone && s.Stored() {
+		frames[0].incompressible.Store(true)
+	}
 	return s, nil
-}
-
-// compressed tries only once to compress an object that does not, in the form that it is kept in.
-func compressed(frames []*Frame, plain []byte) *deflate.Segment {
-	// aroundOne is more than stands around an object that is sent as it is kept. What is much
-	// smaller than that is another form: an object's metadata say nothing of the rest of it.
-	const aroundOne = 64
-	f := frames[0]
-	kept := len(f.primary.data)
-	asKept := len(frames) == 1 && len(plain) <= kept+aroundOne && len(plain) > kept-kept/8
-	if asKept && f.incompressible.Load() {
-		return deflate.Incompressible(plain)
-	}
-	s := deflate.Compress(plain)
-	if asKept && s.Stored() {
-		f.incompressible.Store(true)
-	}
-	return s
-}
-
-// of tells whether s is the segment of frames.
-func (s *Segment) of(frames []*Frame) bool {
-	return slices.EqualFunc(s.ids, frames, func(id uint64, f *Frame) bool { return id == f.id })
 }
 
 var rowSeed = maphash.MakeSeed()
@@ -168,9 +176,14 @@ func (e Events) framing() int {
 	return 0
 }
 
-// Compress returns the events with what frames them, compressed together; see Compress.
-func (e Events) Compress() (*Segment, error) {
-	return compress(e.frames, e.id, e.framing(), e.write)
+// Segment returns the events with what frames them, compressed together; see SegmentOf.
+func (e Events) Segment() (*Segment, error) {
+	return segmentOf(e.frames, Form{ID: e.id, Kept: e.Kept(), Write: e.write}, &e)
+}
+
+// Kept tells whether the events are written from what is kept.
+func (e Events) Kept() bool {
+	return e.v.plain && e.frames[0].KeptIn(e.v.objectFormat, e.v.apiVersion) // all of a resource are kept alike
 }
 
 // Write writes the events with what frames them.

@@ -30,8 +30,7 @@ const (
 	// them: they are for those who read the same objects at the same time, and who are no
 	// further apart than this.
 	briefly = 8
-	// compressedPart is the part of the budget for compressed segments: what they are made of is
-	// a tenth of what it was.
+	// compressedPart is the part of the budget that is for segments.
 	compressedPart = 2
 	// unshared is the part of a budget that encodings keep, at least, which only their makers
 	// have asked for: others have to have the time to ask.
@@ -49,8 +48,10 @@ type Store struct {
 	// mu guards both shelves, and the lists of encodings of all frames. It is held for a
 	// bounded number of steps, however many encodings there are.
 	mu sync.Mutex
-	// kept has what stays true, brief what perishes, compressed segments of rows.
+	// kept has what stays true, brief what perishes, compressed the segments of rows.
 	kept, brief, compressed shelf
+	// rows finds segments. They are in no frame's list: any number of rows begin with one frame.
+	rows map[encoding]*derived
 }
 
 // shelf keeps encodings within a budget of its own. It is guarded by Store.mu.
@@ -85,6 +86,7 @@ func NewStore(budget int64, l *ledger.Ledger) *Store {
 		ledger:     l,
 		kept:       shelf{purpose: ledger.Derived, budget: budget, idle: idle},
 		brief:      shelf{purpose: ledger.Derived, budget: budget / briefly, idle: fresh},
+		rows:       map[encoding]*derived{},
 		compressed: shelf{purpose: ledger.Compressed, budget: budget / compressedPart, idle: idle},
 	}
 }
@@ -231,7 +233,10 @@ func (d *derived) wanted() {
 
 // get returns the frame's encoding of that name, made by build if there is none yet.
 func (s *Store) get(f *Frame, name encoding, build func() (encoded, error)) (encoded, error) {
-	d := f.find(name)
+	var d *derived
+	if name.row == 0 {
+		d = f.find(name)
+	}
 	if d.stale() {
 		var p *pending
 		if d, p = s.claim(f, name); p != nil {
@@ -253,7 +258,7 @@ func (s *Store) get(f *Frame, name encoding, build func() (encoded, error)) (enc
 func (s *Store) claim(f *Frame, name encoding) (d *derived, p *pending) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if d := f.find(name); !d.stale() {
+	if d := s.find(f, name); !d.stale() {
 		return d, nil
 	} else if d != nil && d.in != nil {
 		s.drop(d)
@@ -262,9 +267,21 @@ func (s *Store) claim(f *Frame, name encoding) (d *derived, p *pending) {
 	}
 	d, p = &derived{frame: f, name: name}, &pending{done: make(chan struct{})}
 	d.pending.Store(p)
+	if name.row != 0 {
+		s.rows[name] = d
+		return d, p
+	}
 	d.next.Store(f.derived.Load())
 	f.derived.Store(d)
 	return d, p
+}
+
+// find needs mu.
+func (s *Store) find(f *Frame, name encoding) *derived {
+	if name.row != 0 {
+		return s.rows[name]
+	}
+	return f.find(name)
 }
 
 // finish makes the encoding, whatever happens: others wait for it.
@@ -387,8 +404,14 @@ func (s *Store) drop(d *derived) {
 	s.unlink(d)
 }
 
-// unlink takes d out of its frame's list. Readers that stand on it walk on.
+// unlink takes d out of its frame's list, or out of rows. Readers that stand on it walk on.
 func (s *Store) unlink(d *derived) {
+	if d.name.row != 0 {
+		if s.rows[d.name] == d {
+			delete(s.rows, d.name)
+		}
+		return
+	}
 	if first := d.frame.derived.Load(); first == d {
 		d.frame.derived.Store(d.next.Load())
 		return

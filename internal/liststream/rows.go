@@ -44,7 +44,7 @@ func (s *sending) sendRows(size int) error {
 	if _, err := s.out.Write(s.list.Head(s.plan.Count, size)); err != nil {
 		return err
 	}
-	r := rowSender{sending: s, first: true}
+	r := rowSender{sending: s, first: true, form: frame.Form{Kept: s.format == wire.ListProtobuf && s.kept}}
 	next := s.list.Items
 	for f := range s.plan.Frames {
 		if err := r.send(f, &next); err != nil {
@@ -54,14 +54,7 @@ func (s *sending) sendRows(size int) error {
 	if err := r.sendRow(); err != nil {
 		return err
 	}
-	if s.format == wire.ListProtobuf && r.written != size {
-		return fmt.Errorf("the items are %d bytes, and %d were announced", r.written, size)
-	}
-	if r.count != s.plan.Count || len(next) > 0 {
-		return fmt.Errorf("the items are %d, and %d were announced; %d that upstream has written are left", r.count, s.plan.Count, len(next))
-	}
-	_, err := s.out.Write(s.list.Tail())
-	return err
+	return s.end(r.count, r.written, size, len(next))
 }
 
 // rowSender sends the items of one list in rows.
@@ -69,8 +62,11 @@ type rowSender struct {
 	*sending
 	row []*frame.Frame
 	cut frame.Cutter
-	// first says that no item has been sent.
+	// form is that of the items; its ID is set for each row.
+	form frame.Form
+	// first says that no item has been sent, rest is form.ID of all rows but the first.
 	first bool
+	rest  runtime.Identifier
 	// count is how many items have been sent or are in row, written how many plain bytes have been
 	// sent.
 	count, written int
@@ -114,8 +110,16 @@ func (r *rowSender) sendRow() error {
 		_, err = r.write(w, r.first && f == r.row[0], head, rest)
 		return err
 	}
-	id := fmt.Sprintf("items, %s, %s, %s, first %t", r.maker.encoding, r.shared, r.maker.version, r.first)
-	segment, err := frame.Compress(r.row, runtime.Identifier(id), write)
+	// Before the first item of JSON there is no comma.
+	r.form.ID, r.form.Write = r.rest, write
+	if r.first || r.rest == "" {
+		first := r.first && r.maker.encoding == inJSON
+		r.form.ID = runtime.Identifier(fmt.Sprintf("items, %s, %s, %s, first %t", r.maker.encoding, r.shared, r.maker.version, first))
+		if !first {
+			r.rest = r.form.ID
+		}
+	}
+	segment, err := frame.SegmentOf(r.row, r.form)
 	if err != nil {
 		return err
 	}

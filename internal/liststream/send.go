@@ -232,11 +232,17 @@ func (s *sending) sendItems(size int) error {
 			}
 		}
 	}
+	return s.end(count, written, size, len(next))
+}
+
+// end sends what stands after the items, if those were all: count of written bytes, of which size
+// were announced, and left of those that upstream has written are left.
+func (s *sending) end(count, written, size, left int) error {
 	if s.format == wire.ListProtobuf && written != size {
 		return fmt.Errorf("the items are %d bytes, and %d were announced", written, size)
 	}
-	if count != s.plan.Count || len(next) > 0 {
-		return fmt.Errorf("the items are %d, and %d were announced; %d that upstream has written are left", count, s.plan.Count, len(next))
+	if count != s.plan.Count || left > 0 {
+		return fmt.Errorf("the items are %d, and %d were announced; %d that upstream has written are left", count, s.plan.Count, left)
 	}
 	_, err := s.out.Write(s.list.Tail())
 	return err

@@ -7,7 +7,6 @@ import (
 	"context"
 	"io"
 	"strings"
-	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	endpointmetrics "k8s.io/apiserver/pkg/endpoints/metrics"
@@ -43,7 +42,7 @@ func newRows(ctx context.Context, stream *coalesce.Stream) *rows {
 	}
 	// A Table is made anew for each client, and CBOR in several orders. Another form that cannot be
 	// shared is sent all the same; see row.apart.
-	accept := strings.Join(stream.Asked().Values("Accept"), ",")
+	accept := strings.Join(strings.Fields(strings.Join(stream.Asked().Values("Accept"), ",")), "")
 	return &rows{
 		stream:   stream,
 		together: !strings.Contains(accept, "as=Table") && !strings.Contains(accept, "cbor"),
@@ -97,14 +96,17 @@ func (r *row) CacheEncode(id runtime.Identifier, encode func(runtime.Object, io.
 	if !ok {
 		return r.apart(id, encode, w)
 	}
-	segment, err := events.Compress()
+	segment, err := events.Segment()
 	if err != nil {
 		return err
 	}
 	last := len(r.frames) - 1
 	size := int(segment.Sizes[last])
 	err = r.rows.stream.Instead(segment.Segment, events.Write, segment.Framing+size, func() error {
-		_, err := w.Write(blank(size))
+		if size > len(blank) && events.Kept() {
+			return r.frames[last].CacheEncode(id, encode, w) // which copies nothing
+		}
+		_, err := w.Write(blankOf(size))
 		return err
 	})
 	if err == nil {
@@ -124,16 +126,13 @@ func (r *row) apart(id runtime.Identifier, encode func(runtime.Object, io.Writer
 	return nil
 }
 
-// blanks are bytes for those who look at their number only.
-var blanks atomic.Pointer[[]byte]
+// blank are bytes for those who look at their number only.
+var blank [64 << 10]byte
 
-// blank returns n bytes that must not be changed.
-func blank(n int) []byte {
-	b := blanks.Load()
-	if b == nil || len(*b) < n {
-		grown := make([]byte, max(n, 64<<10))
-		b = &grown
-		blanks.Store(b)
+// blankOf returns n bytes that must not be changed.
+func blankOf(n int) []byte {
+	if n > len(blank) {
+		return make([]byte, n) // of a large object in another form than it is kept in
 	}
-	return (*b)[:n]
+	return blank[:n]
 }

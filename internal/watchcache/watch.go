@@ -54,8 +54,7 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 	}
 
 	stream := coalesce.From(ctx)
-	// Those are what upstream compresses.
-	compressed := isWatchList(opts) && stream.Compress()
+	compressed := compress(stream, opts)
 	wanted := opts.SendInitialEvents != nil && *opts.SendInitialEvents
 	if wanted {
 		fresh := rev
@@ -87,6 +86,7 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 	}
 	if compressed {
 		w.rows = newRows(ctx, stream)
+		w.result = make(chan watch.Event, rowHandover)
 	}
 	w.match.done = w.stop
 	w.deadline, _ = ctx.Deadline()
@@ -113,6 +113,11 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 	w.detach = context.AfterFunc(ctx, w.Stop)
 	go w.run(w.begin)
 	return w, nil
+}
+
+// compress has the stream compressed if upstream would: those are watch lists.
+func compress(stream *coalesce.Stream, opts storage.ListOptions) bool {
+	return isWatchList(opts) && stream.Compress()
 }
 
 // isWatchList mirrors k8s.io/apiserver/pkg/endpoints/handlers/get.go.

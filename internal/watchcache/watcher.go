@@ -33,6 +33,9 @@ const (
 	// and where upstream compresses, a flush after every event would undo the compression. Ten
 	// are what upstream's storage tests expect a stopped watch to have handed over.
 	handover = 10
+	// rowHandover is handover of a watch that is compressed, of which an event may be a row of 256 KiB:
+	// what a client that takes nothing keeps from going.
+	rowHandover = 3
 	// bookmarkPeriod is how often a watch gets a bookmark, and bookmarkMargin how long
 	// before its deadline it gets one more; both are upstream's.
 	bookmarkPeriod = time.Minute

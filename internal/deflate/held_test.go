@@ -21,7 +21,7 @@ func TestHeldWhileWaiting(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	most := 0
 	for range 20 {
-		Compress(noise(random, 400_000)) // of another stream
+		Compress(noise(random, 400_000), true) // of another stream
 		var c capacity
 		m := NewMember(&c)
 		if _, err := m.Write(text(random, 1000)); err != nil {
@@ -33,7 +33,7 @@ func TestHeldWhileWaiting(t *testing.T) {
 		m.Discard()
 		most = max(most, c.most)
 	}
-	if most > gatherSize {
+	if most > gatherSize+gatherSize/64 {
 		t.Errorf("a member that has 1000 bytes to send holds %d while it waits, of which %d are booked", most, gatherSize)
 	}
 }

@@ -6,10 +6,8 @@ package frame
 import (
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"strings"
 	"testing"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,7 +34,7 @@ func (r inRows) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 	if !ok {
 		r.t.Fatal("not shared")
 	}
-	s, err := events.Compress()
+	s, err := events.Segment()
 	if err != nil {
 		return err
 	}
@@ -92,41 +90,36 @@ func TestWhatDoesNotCompressIsEncodedOnce(t *testing.T) {
 	}
 }
 
-// How long Store.mu is held does not depend on how many rows begin with one object.
+// Any number of rows may begin with one object, as those of selectors "name in (m, x)", each with another x.
+// None is looked at to find another.
 func TestRowsOfOneObject(t *testing.T) {
 	r := core("ConfigMap", "configmaps")
 	c, _ := r.codec(t, DefaultBudget)
-	frames := make([]*Frame, 20_001)
-	random := rand.New(rand.NewPCG(1, 2))
+	frames := make([]*Frame, 2_001)
 	for i := range frames {
-		frames[i] = frameOf(t, c, &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("m", random.Uint64()), Namespace: "n", ResourceVersion: "1"}})
+		frames[i] = frameOf(t, c, &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("m", i), Namespace: "n", ResourceVersion: "1"}})
 	}
-	write := func(f *Frame, w io.Writer) error { _, err := w.Write(f.primary.data); return err }
-	began := time.Now()
-	// As of selectors "name in (m, x)", each with another x.
-	for _, other := range frames[1:] {
-		if _, err := Compress([]*Frame{frames[0], other}, "row", write); err != nil {
-			t.Fatal(err)
+	made := 0
+	form := Form{ID: "row", Kept: true, Write: func(f *Frame, w io.Writer) error {
+		made++
+		_, err := w.Write(f.primary.data)
+		return err
+	}}
+	for range 2 {
+		for _, other := range frames[1:] {
+			if _, err := SegmentOf([]*Frame{frames[0], other}, form); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	n := 0
-	for d := frames[0].derived.Load(); d != nil; d = d.next.Load() {
-		n++
-	}
 	s := c.store
-	t.Logf("%d rows begin with one object; made in %v", n, time.Since(began))
-	s.sweepIdle(&s.compressed) // takes their marks
-	s.mu.Lock()
-	s.compressed.sweeps++
-	s.mu.Unlock()
-	longest, total := time.Duration(0), time.Now()
-	for more := true; more; {
-		began := time.Now()
-		more = s.sweepSome(&s.compressed)
-		longest = max(longest, time.Since(began))
+	if listed := frames[0].derived.Load(); made != 4_000 || len(s.rows) != 2_000 || listed != nil {
+		t.Errorf("%d objects written for %d rows, of which the object lists %v", made, len(s.rows), listed)
 	}
-	t.Logf("Store.mu was held for up to %v; dropping them took %v", longest, time.Since(total))
-	if n > batch {
-		t.Errorf("each step of Store walks %d encodings under Store.mu", n)
+	for range 3 {
+		s.sweepIdle(&s.compressed)
+	}
+	if len(s.rows) != 0 || s.compressed.single.len+s.compressed.shared.len != 0 {
+		t.Errorf("%d rows are left that nobody has asked for", len(s.rows))
 	}
 }
