@@ -105,7 +105,8 @@ func (s *mapServer) serve(t *testing.T) *httptest.Server {
 		if req.URL.Query().Get("watch") != "" {
 			info.Verb = "watch"
 		}
-		handler.ServeHTTP(w, req.WithContext(request.WithRequestInfo(req.Context(), info)))
+		ctx := request.WithReceivedTimestamp(request.WithRequestInfo(req.Context(), info), time.Now())
+		handler.ServeHTTP(w, req.WithContext(ctx))
 	}))
 	server.EnableHTTP2 = true
 	server.StartTLS()

@@ -348,7 +348,7 @@ func TestSharedCompression(t *testing.T) {
 	t.Cleanup(server.Close)
 	w := &writer{mapServer: s, twin: newTwin(), rand: rand.New(rand.NewPCG(1, 2))}
 	for i := range crowd {
-		w.put(t, fmt.Sprintf("m-%03d", i), 3000, false)
+		w.put(t, fmt.Sprintf("m-%03d", i), 5000, false)
 	}
 	const noisy = "m-040-noise" // among the others
 	w.put(t, noisy, 100<<10, true)
@@ -357,13 +357,13 @@ func TestSharedCompression(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*patience)
 	defer cancel()
 	written := make(chan struct{})
-	var all, seen sync.WaitGroup
+	var watches, seen, lists sync.WaitGroup
 	watchAll := func(readers []reader) {
 		var begun sync.WaitGroup
 		for _, r := range readers {
 			begun.Add(1)
 			seen.Add(1)
-			all.Go(func() {
+			watches.Go(func() {
 				if err := r.follow(ctx, w.twin, sync.OnceFunc(begun.Done), sync.OnceFunc(seen.Done)); err != nil {
 					t.Errorf("a watch: %s: %v", r, err)
 				}
@@ -373,7 +373,7 @@ func TestSharedCompression(t *testing.T) {
 	}
 	watchAll(readers(t, server, written, []string{inJSON, inProtobuf, inTable}, []pace{eager, slow, leaving}))
 	for _, r := range readers(t, server, written, []string{inJSON, inProtobuf}, []pace{eager, slow, leaving}) {
-		all.Go(func() {
+		lists.Go(func() {
 			for range listings {
 				for _, query := range []string{"", "resourceVersion=0"} {
 					if err := r.list(ctx, w.twin, query); err != nil {
@@ -392,9 +392,9 @@ func TestSharedCompression(t *testing.T) {
 			w.put(t, noisy, 100<<10, true)
 		case i%7 == 3:
 			w.remove(t, name)
-			w.put(t, name, 2000+w.rand.IntN(3000), false)
+			w.put(t, name, 4000+w.rand.IntN(3000), false)
 		default:
-			w.put(t, name, 2000+w.rand.IntN(3000), false)
+			w.put(t, name, 4000+w.rand.IntN(3000), false)
 		}
 		if i == writes/2 {
 			watchAll(readers(t, server, written, []string{inJSON, inProtobuf}, []pace{eager, slow}))
@@ -404,9 +404,10 @@ func TestSharedCompression(t *testing.T) {
 	w.put(t, lastName, 2000, false)
 	w.twin.close()
 	close(written)
+	lists.Wait()
 	seen.Wait()
 	s.Stop() // ends the watches
-	all.Wait()
+	watches.Wait()
 	server.Close()
 
 	if largest == 0 {
