@@ -130,7 +130,7 @@ func (p *pair) compressedLists(t *testing.T, padded map[resource]string) {
 		for _, accept := range plain[:2] {
 			accept.gzip = true
 			resp, err := p.weir.Answer(t.Context(), request(r.path(""), "", accept).Request)
-			if err != nil || resp.Header.Get("Content-Encoding") != "gzip" {
+			if err != nil || resp.Status == http.StatusOK && resp.Header.Get("Content-Encoding") != "gzip" { // there are none of custom resources in protobuf
 				t.Errorf("%s in %s is not compressed: %v %v", r.path(""), accept.accept, resp.Header, err)
 			}
 		}

@@ -49,7 +49,13 @@ const (
 // alone to the one that stops them.
 func TestGzip(t *testing.T) {
 	t.Parallel()
-	endpoint := etcd.Run(t).Endpoints()[0]
+	client := etcd.Run(t)
+	endpoint := client.Endpoints()[0]
+	for range 10 { // so that revision 1 is one that no cache has
+		if _, err := client.KV.Put(t.Context(), "nothing", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
 	// Leases of the servers' identities are off: they would be renewed while answers are compared.
 	const quiet = "APIServerIdentity=false,UnknownVersionInteroperabilityProxy=false"
 	g := &compressing{
@@ -321,8 +327,12 @@ var present = regexp.MustCompile(`(\(|current: |current )\d+`)
 func (g *compressing) testErrors(t *testing.T) {
 	var all sync.WaitGroup // some of them take their time
 	defer all.Wait()
+	const expired = mapsPath + "?watch=1&resourceVersion=1&allowWatchBookmarks=true"
+	if status, answer := g.weir.In(t).Do(http.MethodGet, expired+"&timeoutSeconds=5", nil); status != http.StatusOK || !bytes.Contains(answer, []byte(`"code":410`)) {
+		t.Errorf("revision 1: %d %.300q", status, answer)
+	}
 	for _, path := range []string{
-		mapsPath + "?watch=1&resourceVersion=1&allowWatchBookmarks=true",
+		expired,
 		mapsPath + "?" + watchList + "&timeoutSeconds=20&resourceVersion=1000000000",
 		mapsPath + "?watch=1&resourceVersion=bad&allowWatchBookmarks=true",
 		mapsPath + "?watch=1&sendInitialEvents=true&allowWatchBookmarks=true",
