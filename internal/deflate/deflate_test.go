@@ -7,7 +7,9 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
@@ -161,6 +163,12 @@ func TestMemberRefuses(t *testing.T) {
 	}
 	if c := Compress(text(r, 5000)); c.Stored() || c.Kept() > 2500 {
 		t.Errorf("text takes %d bytes", c.Kept())
+	}
+	// Of base64 and of hexadecimal digits nothing comes twice, but they are not worth eight bits.
+	for encoded, most := range map[string]float64{base64.StdEncoding.EncodeToString(plain[:1500]): 0.80, hex.EncodeToString(plain[:1000]): 0.60, base64.StdEncoding.EncodeToString(noise(r, 1<<20)): 0.78} {
+		if c := Compress([]byte(encoded)); c.Stored() || float64(c.Kept()) > most*float64(len(encoded)) {
+			t.Errorf("of %d bytes of text are kept %d, want less than %.2f of it", len(encoded), c.Kept(), most)
+		}
 	}
 	if same := Incompressible(plain); same.sum != s.sum || !same.Stored() {
 		t.Error("what is not tried differs")

@@ -5,6 +5,7 @@ package deflate
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -67,15 +68,20 @@ func pays(compressed, plain int) bool { return compressed <= plain-plain/worth-1
 var (
 	// compressors take about a megabyte each. One is out of the pool for as long as it computes, never
 	// while somebody waits for a client.
-	compressors = sync.Pool{New: func() any {
+	compressors = newCompressors(level)
+	huffmans    = newCompressors(flate.HuffmanOnly)
+	scratch     = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+)
+
+func newCompressors(level int) *sync.Pool {
+	return &sync.Pool{New: func() any {
 		w, err := flate.NewWriter(nil, level)
 		if err != nil {
 			panic(err) // a level that there is not: a programmer's error
 		}
 		return w
 	}}
-	scratch = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-)
+}
 
 func putScratch(b *bytes.Buffer) {
 	// A buffer grown by one large object must not stay for small ones.
@@ -84,26 +90,37 @@ func putScratch(b *bytes.Buffer) {
 	}
 }
 
-// compress appends plain as deflate blocks that end on a byte boundary. Writing to memory does
-// not fail, and compressing has no other errors.
+// compress writes plain to dst, which is empty, as deflate blocks that end on a byte boundary.
 func compress(dst *bytes.Buffer, plain []byte) {
 	if len(plain) == 0 {
 		return
 	}
-	var err error
 	if len(plain) < statelessUnder {
-		err = flate.StatelessDeflate(dst, plain, false, nil)
+		mustWrite(flate.StatelessDeflate(dst, plain, false, nil))
 	} else {
-		w := compressors.Get().(*flate.Writer)
-		w.Reset(dst)
-		if _, err = w.Write(plain); err == nil {
-			err = w.Flush()
-		}
-		w.Reset(nil)
-		compressors.Put(w)
+		compressWith(compressors, dst, plain)
 	}
+	if !pays(dst.Len(), len(plain)) {
+		// Where nothing comes twice, as in base64 of what is random, the library leaves bytes as they
+		// are, though some may be rarer than others.
+		dst.Reset()
+		compressWith(huffmans, dst, plain)
+	}
+}
+
+func compressWith(pool *sync.Pool, dst *bytes.Buffer, plain []byte) {
+	w := pool.Get().(*flate.Writer)
+	w.Reset(dst)
+	_, err := w.Write(plain)
+	mustWrite(errors.Join(err, w.Flush()))
+	w.Reset(nil)
+	pool.Put(w)
+}
+
+// mustWrite is for errors of writing to memory, of which there are none; compressing has no others.
+func mustWrite(err error) {
 	if err != nil {
-		panic(fmt.Sprintf("deflate: compressing %d bytes in memory: %v", len(plain), err))
+		panic(fmt.Sprintf("deflate: compressing in memory: %v", err))
 	}
 }
 

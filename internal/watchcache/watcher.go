@@ -30,7 +30,7 @@ import (
 const (
 	// handover is how many references to events lie between the watch and upstream's
 	// handler. It is no buffer of events: the handler flushes when its channel is empty,
-	// and where it compresses, a flush after every event would undo the compression. Ten
+	// and where upstream compresses, a flush after every event would undo the compression. Ten
 	// are what upstream's storage tests expect a stopped watch to have handed over.
 	handover = 10
 	// bookmarkPeriod is how often a watch gets a bookmark, and bookmarkMargin how long
