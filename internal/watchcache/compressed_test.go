@@ -32,12 +32,10 @@ import (
 )
 
 const (
-	// tiny is a budget for derived encodings that is smaller than what is sent at once.
-	tiny = 128 << 10
+	// tight is a budget for derived encodings that has room for some of what is sent at once.
+	tight = 512 << 10
 	// crowd is how many objects there are, in several rows, and writes how often one changes.
 	crowd, writes = 80, 90
-	// listings is how often a client lists.
-	listings = 2
 	// lastName is the name of the object that is written last.
 	lastName = "zz-last"
 )
@@ -343,7 +341,7 @@ func readers(t *testing.T, server *httptest.Server, written <-chan struct{}, acc
 // some leave. What each is told has to be what a list of all writes says.
 func TestSharedCompression(t *testing.T) {
 	before := ledger.Process.Bytes(ledger.Streams)
-	s := newMapServer(t, tiny)
+	s := newMapServer(t, tight)
 	server := s.serve(t)
 	t.Cleanup(server.Close)
 	w := &writer{mapServer: s, twin: newTwin(), rand: rand.New(rand.NewPCG(1, 2))}
@@ -356,7 +354,14 @@ func TestSharedCompression(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 5*patience)
 	defer cancel()
-	written := make(chan struct{})
+	// The first failure ends all: it has others wait for what does not come.
+	fail := func(what string, r reader, err error) {
+		if err != nil && ctx.Err() == nil {
+			t.Errorf("%s: %s: %v", what, r, err)
+			cancel()
+		}
+	}
+	halfWritten, written := make(chan struct{}), make(chan struct{})
 	var watches, seen, lists sync.WaitGroup
 	watchAll := func(readers []reader) {
 		var begun sync.WaitGroup
@@ -364,9 +369,7 @@ func TestSharedCompression(t *testing.T) {
 			begun.Add(1)
 			seen.Add(1)
 			watches.Go(func() {
-				if err := r.follow(ctx, w.twin, sync.OnceFunc(begun.Done), sync.OnceFunc(seen.Done)); err != nil {
-					t.Errorf("a watch: %s: %v", r, err)
-				}
+				fail("a watch", r, r.follow(ctx, w.twin, sync.OnceFunc(begun.Done), sync.OnceFunc(seen.Done)))
 			})
 		}
 		begun.Wait()
@@ -374,14 +377,12 @@ func TestSharedCompression(t *testing.T) {
 	watchAll(readers(t, server, written, []string{inJSON, inProtobuf, inTable}, []pace{eager, slow, leaving}))
 	for _, r := range readers(t, server, written, []string{inJSON, inProtobuf}, []pace{eager, slow, leaving}) {
 		lists.Go(func() {
-			for range listings {
-				for _, query := range []string{"", "resourceVersion=0"} {
-					if err := r.list(ctx, w.twin, query); err != nil {
-						t.Errorf("a list: %s: %v", r, err)
-						return
-					}
-				}
-			}
+			fail("a list", r, r.list(ctx, w.twin, ""))
+			<-halfWritten // and what has been shared is no more what there is
+			fail("a list", r, r.list(ctx, w.twin, "resourceVersion=0"))
+			fail("a list", r, r.list(ctx, w.twin, ""))
+			<-written
+			fail("a list", r, r.list(ctx, w.twin, ""))
 		})
 	}
 	var largest int64
@@ -397,6 +398,7 @@ func TestSharedCompression(t *testing.T) {
 			w.put(t, name, 4000+w.rand.IntN(3000), false)
 		}
 		if i == writes/2 {
+			close(halfWritten)
 			watchAll(readers(t, server, written, []string{inJSON, inProtobuf}, []pace{eager}))
 		}
 		largest = max(largest, s.booked.Bytes(ledger.Compressed))
@@ -410,10 +412,13 @@ func TestSharedCompression(t *testing.T) {
 	watches.Wait()
 	server.Close()
 
+	if ctx.Err() != nil {
+		t.Fatal("some have ended early:", ctx.Err())
+	}
 	if largest == 0 {
 		t.Error("nothing was ever shared")
 	}
-	if n := s.booked.Bytes(ledger.Compressed); n < 0 || n > tiny/2 {
+	if n := s.booked.Bytes(ledger.Compressed); n < 0 || n > tight/2 {
 		t.Errorf("%d bytes of what is compressed are kept, more than half of the budget", n)
 	}
 	if n := ledger.Process.Bytes(ledger.Streams) - before; n != 0 {
