@@ -106,12 +106,14 @@ func newSegment(frames []*Frame, framing int, write func(*Frame, io.Writer) erro
 	return s, nil
 }
 
-// compressed tries only once to compress a large object that does not.
+// compressed tries only once to compress an object that does not, in the form that it is kept in.
 func compressed(frames []*Frame, plain []byte) *deflate.Segment {
-	// aroundOne is more than stands around an object that is sent as it is kept.
+	// aroundOne is more than stands around an object that is sent as it is kept. What is much
+	// smaller than that is another form: an object's metadata say nothing of the rest of it.
 	const aroundOne = 64
 	f := frames[0]
-	asKept := len(frames) == 1 && len(plain) <= len(f.primary.data)+aroundOne
+	kept := len(f.primary.data)
+	asKept := len(frames) == 1 && len(plain) <= kept+aroundOne && len(plain) > kept-kept/8
 	if asKept && f.incompressible.Load() {
 		return deflate.Incompressible(plain)
 	}

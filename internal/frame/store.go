@@ -111,7 +111,7 @@ type encoding struct {
 	perishable bool
 	// variant tells encodings apart that are to differ: see variety.
 	variant uint8
-	// row is not 0 for the segment of a row that begins with the frame; see Row.hash.
+	// row is not 0 for the segment of a row that begins with the frame; see rowHash.
 	row uint64
 }
 

@@ -1,0 +1,55 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package watchcache
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/storage"
+
+	"github.com/weir-project/weir/internal/coalesce"
+)
+
+// A client that takes nothing is told 410 after as long as history is kept, whether it asks for
+// gzip or not.
+func TestStalledWatchList(t *testing.T) {
+	for _, encoding := range []string{"identity", "gzip"} {
+		t.Run(encoding, func(t *testing.T) {
+			s := newSlowSubject(t)
+			handler := coalesce.Handler(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+				yes := true
+				pred := storage.Everything
+				pred.AllowWatchBookmarks = true
+				ctx := request.WithNamespace(req.Context(), "quiet")
+				w, err := s.Watch(ctx, podPrefix+"quiet/", storage.ListOptions{ResourceVersion: "0", SendInitialEvents: &yes, Predicate: pred, Recursive: true})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer w.Stop()
+				eventually(t, "all that there is room for to be handed over", func() bool {
+					return len(w.ResultChan()) == handover && s.clock.HasWaiters() || w.(*watcher).parked.Load() != nil
+				})
+				frames := 0
+				s.pass(t, 2*MinHistory)
+				if n := s.stats(t).Cursors; n != 0 {
+					for len(w.ResultChan()) > 0 {
+						e := <-w.ResultChan()
+						if r, ok := e.Object.(*row); ok {
+							frames += len(r.frames)
+						}
+					}
+					t.Errorf("a client has taken nothing for %v and is not told; %d objects are kept for it in compressed rows", 2*MinHistory, frames)
+				}
+			}), true)
+			info := &request.RequestInfo{IsResourceRequest: true, Verb: "watch", APIVersion: "v1", Resource: "pods", Namespace: "quiet"}
+			req := httptest.NewRequestWithContext(request.WithRequestInfo(t.Context(), info), http.MethodGet, "/", nil)
+			req.Header.Set("Accept-Encoding", encoding)
+			handler.ServeHTTP(httptest.NewRecorder(), req)
+		})
+	}
+}
