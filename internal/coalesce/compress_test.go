@@ -67,7 +67,7 @@ func (s *server) zipped(t *testing.T) *http.Response {
 
 // segmentOf returns a segment of plain bytes, and what writes them.
 func segmentOf(plain []byte) (*deflate.Segment, func(io.Writer) error) {
-	return deflate.Compress(plain), func(w io.Writer) error {
+	return deflate.Compress(plain, true), func(w io.Writer) error {
 		_, err := w.Write(plain)
 		return err
 	}
