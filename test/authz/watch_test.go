@@ -126,7 +126,7 @@ func follow(ctx context.Context, s *servers.Server, r *request, marker string, o
 	body := bufio.NewReader(resp.Body)
 	switch {
 	case resp.Header.Get("Content-Encoding") != "gzip":
-	case s.Name == servers.Weir && !r.kind.uncached: // of what has no cache, upstream makes many members
+	case s.Name == servers.Weir:
 		body = bufio.NewReader(servers.NewMember(body))
 	default:
 		z, err := gzip.NewReader(body)

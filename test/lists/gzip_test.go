@@ -224,7 +224,7 @@ func (p *pair) watchedAlike(t *testing.T, r resource, object, last string) (diff
 }
 
 // follow reads a watch up to the event that has last in it. opened is called after the initial
-// events. Of weir's answer one gzip member is read, unless upstream makes it: events have no cache.
+// events. Of weir's answer one gzip member is read.
 func follow(ctx context.Context, s *servers.Server, r servers.Request, last string, opened func()) (out stream) {
 	defer opened()
 	resp, err := s.Open(ctx, r)
@@ -236,7 +236,7 @@ func follow(ctx context.Context, s *servers.Server, r servers.Request, last stri
 	body := io.Reader(resp.Body)
 	switch {
 	case resp.Header.Get("Content-Encoding") != "gzip":
-	case s.Name == servers.Weir && !strings.Contains(r.Path, "/events?"):
+	case s.Name == servers.Weir:
 		body = servers.NewMember(body)
 	default:
 		if body, out.err = gzip.NewReader(body); out.err != nil {
