@@ -175,13 +175,15 @@ func TestBenchScenarios(t *testing.T) {
 		phases   int  // on each target
 		quick    bool // also with -short
 	}{
-		{scenario: "watchlist", args: []string{"--streams=2,3", "--max-ratio=received MB=1.1"}, targets: []string{"weir", "static"}, phases: 2, quick: true},
+		{scenario: "watchlist", args: []string{"--streams=2,3", "--max-ratio=wire MB=1.1"}, targets: []string{"weir", "static"}, phases: 2, quick: true},
 		{scenario: "list", args: []string{"--streams=2", "--format=json", "--gobench"}, targets: []string{"weir"}, phases: 1},
+		{scenario: "list", args: []string{"--streams=2", "--gzip", "--warm", "--repeat=2", "--max-ratio=wire MB=1.001"}, targets: []string{"weir", "static"}, phases: 1, quick: true},
 		{scenario: "configmaps", args: []string{"--streams=1,2"}, targets: []string{"weir-off"}, phases: 2},
 		{scenario: "crs", args: []string{"--streams=2"}, targets: []string{"weir"}, phases: 2},
 		{scenario: "synthetic", args: []string{"--informers=1,2"}, targets: []string{"stock"}, phases: 2},
-		{scenario: "pods", args: []string{"--informers=2", "--format=json", "--watch-list=false", "--gzip"}, targets: []string{"weir"}, phases: 1},
+		{scenario: "pods", args: []string{"--informers=2", "--format=json", "--watch-list=false", "--gzip=false"}, targets: []string{"weir"}, phases: 1},
 		{scenario: "fanout", args: []string{"--watchers=5", "--updates=20", "--objects=2", "--rate=0"}, targets: []string{"weir"}, phases: 1},
+		{scenario: "fanout", args: []string{"--watchers=5", "--updates=20", "--objects=2", "--rate=0", "--gzip"}, targets: []string{"weir-off"}, phases: 1},
 		{scenario: "watchers", args: []string{"--count=20", "--scope=all"}, targets: []string{"weir"}, phases: 1},
 		{scenario: "writes", args: []string{"--operations=40", "--warm-up=4", "--rounds=1"}, targets: []string{"weir"}, phases: 1},
 		{scenario: "start", args: []string{"--settle=1s"}, targets: []string{"weir"}, phases: 2},
@@ -209,6 +211,9 @@ func TestBenchScenarios(t *testing.T) {
 					t.Errorf("run of %s has %d phases and %d samples, failure %q; want %d phases of %s", run.Target, len(run.Phases), len(run.Samples), run.Failure, test.phases, test.targets[i])
 				}
 				for _, p := range run.Phases {
+					if slices.Contains(test.args, "--gzip") && (p.Figures["responses gzip"] == 0 || p.Figures["responses plain"] > 0) {
+						t.Errorf("asked for gzip, and %s sent %v", run.Target, p.Figures)
+					}
 					if len(p.Errors) > 0 || p.RSSPeak < 1<<20 || p.RSSPeak < p.RSSAfter {
 						t.Errorf("phase %+v of %s", p, run.Target)
 					}
@@ -247,8 +252,8 @@ func stockBinary(t *testing.T) string {
 // A limit on a ratio that does not hold fails the run, with the figures there all the same.
 func TestBenchGateFails(t *testing.T) {
 	t.Parallel()
-	r := startBench(t, "watchlist", "--compare=weir,static", "--streams=2", "--max-ratio=received MB=0.5")
-	if code := r.wait(); code != 1 || !strings.Contains(r.lastLine(), "received MB of static is 1.00 times that of weir; at most 0.50 is allowed") {
+	r := startBench(t, "watchlist", "--compare=weir,static", "--streams=2", "--max-ratio=wire MB=0.5")
+	if code := r.wait(); code != 1 || !strings.Contains(r.lastLine(), "wire MB of static is 1.00 times that of weir; at most 0.50 is allowed") {
 		t.Errorf("exit status %d\n%s", code, r.progress)
 	}
 	if !strings.Contains(r.stdout.String(), "static/weir") || len(r.results().Runs) != 2 {

@@ -32,6 +32,9 @@ const (
 	// StreamingList is the gate of lists answered in place from that cache; see package
 	// liststream. Off, lists are decoded from it and encoded by upstream.
 	StreamingList featuregate.Feature = "StreamingList"
+	// SharedCompression is the gate of lists and watches whose gzip is made once for everybody; see
+	// package deflate. Off, each response is compressed by a writer of its own, as by upstream.
+	SharedCompression featuregate.Feature = "SharedCompression"
 )
 
 func init() {
@@ -41,6 +44,7 @@ func init() {
 		// --emulated-version.
 		EncodedWatchCache: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		StreamingList:     {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
+		SharedCompression: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 	}))
 }
 
@@ -56,6 +60,7 @@ func plug(ctx context.Context, config *app.Config) {
 	}
 	registerMetrics()
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
+	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
 	caches := watchcache.NewCaches(watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead})
 	pace := pacer.New(ledger.Process)
 	go pace.Run(ctx)
@@ -75,9 +80,9 @@ func plug(ctx context.Context, config *app.Config) {
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		if streaming {
-			api = liststream.Handler(api, newTypes(caches), pace.Confine)
+			api = liststream.Handler(api, newTypes(caches), pace.Confine, compressing)
 		}
-		handler := chain(coalesce.Handler(api), c)
+		handler := chain(coalesce.Handler(api, compressing), c)
 		if priced {
 			handler = withQuery(handler)
 		}
@@ -85,7 +90,8 @@ func plug(ctx context.Context, config *app.Config) {
 	}
 }
 
-// cachedRESTOptions is upstream's answer with weir's cache in place of upstream's.
+// cachedRESTOptions is upstream's answer with weir's cache in place of upstream's, and weir's storage in
+// place of upstream's where there is none.
 type cachedRESTOptions struct {
 	upstream generic.RESTOptionsGetter
 	cached   generic.StorageDecorator
@@ -93,7 +99,11 @@ type cachedRESTOptions struct {
 
 func (g cachedRESTOptions) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
 	options, err := g.upstream.GetRESTOptions(resource, example)
-	if err == nil && !undecorated(options.Decorator) {
+	switch {
+	case err != nil:
+	case undecorated(options.Decorator):
+		options.Decorator = watchcache.Uncached
+	default:
 		options.Decorator = g.cached
 	}
 	return options, err

@@ -5,13 +5,16 @@ package apiserver
 
 import (
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 
 	"github.com/weir-project/weir/internal/etcd"
+	"github.com/weir-project/weir/internal/watchcache"
 )
 
 // weir's cache stands exactly where upstream would have its own.
@@ -42,7 +45,7 @@ func TestCacheStandsWhereUpstreamsWould(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if undecorated(options.Decorator) == cached {
+				if uncached(options.Decorator) == cached {
 					t.Errorf("%s: cached = %v, want %v", resource, !cached, cached)
 				}
 			}
@@ -52,11 +55,16 @@ func TestCacheStandsWhereUpstreamsWould(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := config.Options.Etcd.EnableWatchCache; undecorated(options.Decorator) == want {
+			if want := config.Options.Etcd.EnableWatchCache; uncached(options.Decorator) == want {
 				t.Errorf("custom resources: cached = %v, want %v", !want, want)
 			}
 		})
 	}
+}
+
+// uncached tells whether a resource has weir's storage without a cache.
+func uncached(d generic.StorageDecorator) bool {
+	return reflect.ValueOf(d).Pointer() == reflect.ValueOf(watchcache.Uncached).Pointer()
 }
 
 // The gate decides whose cache it is. It is the process's, so off is tested in a child

@@ -51,9 +51,9 @@ Everything is on loopback, in a work directory that is removed in the end unless
 	cmd.AddCommand(
 		newStartCommand(o),
 		newReadCommand(o, "watchlist", "b", []string{scenario.VerbWatchList}, []int{16}, "Watch lists of one dataset, many at once",
-			"Modelled on the synthetic test of KEP-3157 (API Streaming), with readers that only drain."),
+			"Modelled on the synthetic test of KEP-3157 (API Streaming), with readers that only drain. "+upstreamPodsHelp),
 		newReadCommand(o, "list", "b", []string{scenario.VerbList}, []int{16}, "Lists of one dataset at resourceVersion=0, many at once",
-			"Modelled on informers of old clients that all start at once."),
+			"Modelled on informers of old clients that all start at once. "+upstreamPodsHelp),
 		newReadCommand(o, "configmaps", "c", []string{scenario.VerbList}, []int{1, 4, 16}, "Lists of 10,000 ConfigMaps of 100 KB at resourceVersion=0",
 			"Modelled on the test of streaming list encoding (KEP-5116): one large collection, several lists at once."),
 		newReadCommand(o, "crs", "d", []string{scenario.VerbList, scenario.VerbWatchList}, []int{16}, "Lists and watch lists of 20,000 custom resources in two served versions",
@@ -72,6 +72,7 @@ func (o *Options) addFlags(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&o.Targets, "compare", nil, "several targets, separated by commas; ratios are to the first")
 	fs.StringVar(&o.StockBinary, "stock-binary", "", "path of an upstream kube-apiserver, for target stock (default: built from the Go module in the current directory, once)")
 	fs.StringVar(&o.WeirBinary, "weir-binary", "", "path of another weir binary, for targets weir and weir-off (default: this program)")
+	fs.StringVar(&o.StaticOf, "static-of", "", "the target whose bytes static sends, compressed as that one compresses them (default: the first other target)")
 	fs.StringArrayVar(&o.TargetArgs, "target-arg", nil, "another flag for one target, as name=--flag=value; may be repeated")
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "measure the existing cluster of this kubeconfig in place of targets; all is done in a namespace that is made for it and removed in the end")
 	fs.StringVar(&o.Context, "context", "", "with --kubeconfig: context to use (default: the current one)")
@@ -83,6 +84,11 @@ func (o *Options) addFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&o.Secrets, "secrets", 400, "dataset a: number of Secrets")
 	fs.IntVar(&o.SecretBytes, "secret-bytes", 1_000_000, "dataset a: random bytes in each; at most 1 MiB")
 	fs.IntVar(&o.Pods, "pods", 30_000, "dataset b: number of Pods, of about 7.5 KB each")
+	fs.IntVar(&o.PodBytes, "pod-bytes", 0, "dataset b: about how many bytes each takes in protobuf, made up of more settings; 0 or less than 7,900 leaves them as they are")
+	fs.BoolFunc("upstream-pods", fmt.Sprintf("dataset b as in upstream's performance test, which is --pods %d --pod-bytes %d: Pods of about 10 KB, 781 MiB in protobuf a call; flags after this one change it", upstreamPods, upstreamPodBytes), func(string) error {
+		o.Pods, o.PodBytes = upstreamPods, upstreamPodBytes
+		return nil
+	})
 	fs.IntVar(&o.ConfigMaps, "configmaps", 10_000, "dataset c: number of ConfigMaps")
 	fs.IntVar(&o.ConfigMapBytes, "configmap-bytes", 100_000, "dataset c: bytes in each")
 	fs.IntVar(&o.CustomResources, "custom-resources", 20_000, "dataset d: number of custom resources, of about 1.75 KB of JSON each")
@@ -93,6 +99,15 @@ func (o *Options) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.PprofDir, "pprof", "", "save processor and heap profiles of every phase into this directory; costs the server some processor time")
 	fs.IntVar(&o.PprofSeconds, "pprof-seconds", 5, "length of one processor profile; as many are taken as the phase lasts")
 }
+
+// Upstream's performance test: clusterloader2/testing/watch-list of kubernetes/perf-tests since July 2026, which tells of about
+// 781 MB in protobuf a call; 80,000 times 10 KiB is 781 MiB.
+const (
+	upstreamPods     = 80_000
+	upstreamPodBytes = 10_240
+
+	upstreamPodsHelp = "With --upstream-pods,\nthe data of upstream's present performance test (kubernetes/perf-tests, watch-list): 80,000 Pods of about 10 KB."
+)
 
 // scenarioCommand is a subcommand that runs what scenarios gives. It is called when the flags are parsed.
 func scenarioCommand(o *Options, use, short, modelled string, scenarios func() ([]scenario.Scenario, error)) *cobra.Command {
@@ -141,15 +156,13 @@ func newStartCommand(o *Options) *cobra.Command {
 // another.
 func newReadCommand(o *Options, name, dataset string, verbs []string, streams []int, short, modelled string) *cobra.Command {
 	sc := &scenario.Read{Command: name, Verbs: verbs}
-	cmd := scenarioCommand(o, name, short, modelled, func() ([]scenario.Scenario, error) {
-		if !slices.Contains([]string{"a", "b", "c", "d"}, sc.Dataset) {
-			return nil, fmt.Errorf("--dataset %q: there are a, b, c and d", sc.Dataset)
+	var cmd *cobra.Command
+	cmd = scenarioCommand(o, name, short, modelled, func() ([]scenario.Scenario, error) {
+		if err := servedFormat(sc.Dataset, &sc.Format, cmd.Flag("format").Changed); err != nil {
+			return nil, err
 		}
-		if sc.Dataset == "d" && sc.Format != client.FormatJSON {
-			return nil, errors.New("dataset d, custom resources, is served in JSON only: say --format json")
-		}
-		if sc.Again < 1 || slices.ContainsFunc(sc.Streams, func(n int) bool { return n < 1 }) {
-			return nil, errors.New("--streams and --again must be at least 1")
+		if sc.Again < 1 || sc.Repeat < 1 || slices.ContainsFunc(sc.Streams, func(n int) bool { return n < 1 }) {
+			return nil, errors.New("--streams, --again and --repeat must be at least 1")
 		}
 		if sc.Format == client.FormatTable && slices.Contains(sc.Verbs, scenario.VerbWatchList) {
 			return nil, errors.New("--format table is for lists only")
@@ -158,39 +171,59 @@ func newReadCommand(o *Options, name, dataset string, verbs []string, streams []
 	})
 	if slices.Contains(verbs, scenario.VerbList) {
 		cmd.Flags().BoolVar(&sc.Consistent, "consistent", false, "ask for lists without resourceVersion=0: the newest state, which takes etcd's word")
-		cmd.Flags().BoolVar(&sc.Gzip, "gzip", false, "ask for compressed lists")
 	}
-	cmd.Flags().StringVar(&sc.Dataset, "dataset", dataset, "a (Secrets of 1 MB), b (Pods), c (ConfigMaps of 100 KB) or d (custom resources)")
+	cmd.Flags().StringVar(&sc.Dataset, "dataset", dataset, datasetHelp)
 	addFormat(cmd.Flags(), &sc.Format)
-	if dataset == "d" {
-		sc.Format = client.FormatJSON
-		cmd.Flag("format").DefValue = string(client.FormatJSON)
-	}
+	addGzip(cmd.Flags(), &sc.Gzip)
 	cmd.Flags().IntSliceVar(&sc.Streams, "streams", streams, "concurrent requests; several numbers are measured one after the other on one server")
 	cmd.Flags().IntVar(&sc.PerConnection, "per-connection", 1, "requests that share an HTTP/2 connection")
-	cmd.Flags().IntVar(&sc.Again, "again", 1, "how often to measure each on the same server")
+	cmd.Flags().IntVar(&sc.Again, "again", 1, "how often to measure each on the same server; the first finds nothing that was asked for before, the others do")
+	cmd.Flags().IntVar(&sc.Repeat, "repeat", 1, "how often each stream asks in one phase, one time after the other: more to measure where one time takes little")
+	cmd.Flags().BoolVar(&sc.Warm, "warm", false, "before each phase, one client asks for the same and does not count: what is measured has been asked for, and made, just before")
 	return cmd
+}
+
+const datasetHelp = "a (Secrets of 1 MB), b (Pods), c (ConfigMaps of 100 KB) or d (custom resources, in JSON)"
+
+// servedFormat finds out whether a dataset exists and is served in a format, and chooses JSON for custom resources unless the
+// user has said what he wants.
+func servedFormat(dataset string, f *client.Format, said bool) error {
+	if !slices.Contains([]string{"a", "b", "c", "d"}, dataset) {
+		return fmt.Errorf("--dataset %q: there are a, b, c and d", dataset)
+	}
+	if dataset != "d" {
+		return nil
+	}
+	if !said {
+		*f = client.FormatJSON
+	}
+	if *f == client.FormatProtobuf {
+		return errors.New("dataset d, custom resources, is not served in protobuf: say --format json")
+	}
+	return nil
 }
 
 func newStormCommand(o *Options) *cobra.Command {
 	sc := &scenario.Storm{}
-	cmd := scenarioCommand(o, "storm", "Everybody reconnects at once while the server starts",
+	var cmd *cobra.Command
+	cmd = scenarioCommand(o, "storm", "Everybody reconnects at once while the server starts",
 		"Modelled on the recovery from an outage of the API Streaming blog post: clients try each second until they have\neverything. The phase begins with the server's start.",
 		func() ([]scenario.Scenario, error) {
-			if sc.Dataset == "d" && sc.Format != client.FormatJSON {
-				return nil, errors.New("dataset d, custom resources, is served in JSON only: say --format json")
+			if err := servedFormat(sc.Dataset, &sc.Format, cmd.Flag("format").Changed); err != nil {
+				return nil, err
 			}
 			return []scenario.Scenario{sc}, positive("streams", sc.Streams)
 		})
-	cmd.Flags().StringVar(&sc.Dataset, "dataset", "b", "a (Secrets of 1 MB), b (Pods), c (ConfigMaps of 100 KB) or d (custom resources)")
+	cmd.Flags().StringVar(&sc.Dataset, "dataset", "b", datasetHelp)
 	addFormat(cmd.Flags(), &sc.Format)
+	addGzip(cmd.Flags(), &sc.Gzip)
 	cmd.Flags().IntVar(&sc.Streams, "streams", 64, "clients, each with a connection of its own")
 	return cmd
 }
 
 func newInformersScenario(o *Options, name, dataset string) *cobra.Command {
 	sc := &scenario.Informers{Command: name, Dataset: dataset}
-	short, modelled := "client-go informers of 30,000 Pods", "Modelled on controllers that all start at once in a large cluster."
+	short, modelled := "client-go informers of 30,000 Pods", "Modelled on controllers that all start at once in a large cluster. "+upstreamPodsHelp
 	counts := []int{1, 4, 16}
 	if dataset == "a" {
 		short = "client-go informers of 400 Secrets of 1 MB"
@@ -201,12 +234,16 @@ func newInformersScenario(o *Options, name, dataset string) *cobra.Command {
 		if slices.ContainsFunc(sc.Informers, func(n int) bool { return n < 1 }) {
 			return nil, errors.New("--informers: each must be at least 1")
 		}
+		if sc.Format == client.FormatTable {
+			return nil, errors.New("--format table: informers need objects")
+		}
 		return []scenario.Scenario{sc}, nil
 	})
+	cmd.Long += "\n\nThey ask for what client-go asks for unless told otherwise: watch lists, protobuf, gzip. --watch-list=false, --format json and\n--gzip=false turn each off."
 	cmd.Flags().IntSliceVar(&sc.Informers, "informers", counts, "informers at once, each with a connection of its own; measured one number after the other on one server")
 	addFormat(cmd.Flags(), &sc.Format)
 	cmd.Flags().BoolVar(&sc.WatchList, "watch-list", true, "client-go's gate WatchListClient: ask for watch lists, not lists")
-	cmd.Flags().BoolVar(&sc.Gzip, "gzip", false, "let the server compress lists")
+	cmd.Flags().BoolVar(&sc.Gzip, "gzip", true, "ask for compressed responses (false: client-go's DisableCompression)")
 	return cmd
 }
 
@@ -225,8 +262,9 @@ func newWatchersCommand(o *Options) *cobra.Command {
 		})
 	cmd.Flags().IntVar(&sc.Count, "count", 5000, "watches")
 	cmd.Flags().IntVar(&sc.PerConnection, "per-connection", 100, "watches that share an HTTP/2 connection")
-	cmd.Flags().StringVar(&sc.Scope, "scope", scenario.ScopeNamespace, "namespace (watch lists of one with three Pods) or all (all Pods, no initial events)")
+	cmd.Flags().StringVar(&sc.Scope, "scope", scenario.ScopeNamespace, "namespace (watch lists of one with three Pods) or all (all Pods, no initial events; upstream's server does not compress those)")
 	addFormat(cmd.Flags(), &sc.Format)
+	addGzip(cmd.Flags(), &sc.Gzip)
 	return cmd
 }
 
@@ -249,6 +287,7 @@ func newFanoutCommand(o *Options) *cobra.Command {
 	cmd.Flags().IntVar(&sc.ObjectSize, "object-size", 2000, "bytes of content in each")
 	cmd.Flags().IntVar(&sc.PerConnection, "per-connection", 1, "watches that share an HTTP/2 connection")
 	addFormat(cmd.Flags(), &sc.Format)
+	cmd.Flags().BoolVar(&sc.Gzip, "gzip", false, "ask for compressed watches, which have to be watch lists then: upstream's server compresses no others")
 	return cmd
 }
 
@@ -272,6 +311,7 @@ func newStalledCommand(o *Options) *cobra.Command {
 	cmd.Flags().IntVar(&sc.ObjectSize, "object-size", 10_000, "bytes of content in each")
 	cmd.Flags().Float64Var(&sc.Rate, "rate", 100, "writes per second")
 	cmd.Flags().DurationVar(&sc.Lasts, "lasts", 10*time.Minute, "how long they are written to")
+	addGzip(cmd.Flags(), &sc.Gzip)
 	return cmd
 }
 
@@ -310,7 +350,7 @@ func newSuiteCommand(o *Options) *cobra.Command {
 }
 
 func watchLists(dataset string, f client.Format, streams ...int) *scenario.Read {
-	return &scenario.Read{Command: scenario.VerbWatchList, Dataset: dataset, Verbs: []string{scenario.VerbWatchList}, Format: f, Streams: streams, PerConnection: 1, Again: 1}
+	return &scenario.Read{Command: scenario.VerbWatchList, Dataset: dataset, Verbs: []string{scenario.VerbWatchList}, Format: f, Streams: streams, PerConnection: 1, Again: 1, Repeat: 1}
 }
 
 func positive(name string, v int) error {
@@ -323,6 +363,10 @@ func positive(name string, v int) error {
 func addFormat(fs *pflag.FlagSet, f *client.Format) {
 	*f = client.FormatProtobuf
 	fs.Var((*formatFlag)(f), "format", "encoding that the readers ask for: protobuf, json, or table (lists only)")
+}
+
+func addGzip(fs *pflag.FlagSet, gzip *bool) {
+	fs.BoolVar(gzip, "gzip", false, "ask for compressed responses; the table then has what came over the wire and how many responses were compressed")
 }
 
 // formatFlag is a format on the command line.

@@ -27,6 +27,7 @@ type Options struct {
 	Targets     []string // names, measured in this order; the first is what the others are compared with
 	StockBinary string
 	WeirBinary  string
+	StaticOf    string   // the target whose bytes static sends; empty for the first that is not static
 	TargetArgs  []string // "name=--flag=value"
 
 	// An existing cluster in place of targets that bench starts.
@@ -41,7 +42,7 @@ type Options struct {
 	OutDir  string // for results.json
 
 	Secrets, SecretBytes       int // dataset a
-	Pods                       int // dataset b
+	Pods, PodBytes             int // dataset b; PodBytes is 0 for Pods as they are
 	ConfigMaps, ConfigMapBytes int // dataset c
 	CustomResources            int // dataset d
 	LoadWriters                int
@@ -89,6 +90,7 @@ func (o *Options) choose() ([]report.Target, error) {
 	if o.Kubeconfig != "" {
 		for flag, given := range map[string]bool{
 			"--target or --compare": len(o.Targets) > 0, "--target-arg": len(o.TargetArgs) > 0, "--memory-limit": o.MemoryLimit > 0, "--max-ratio": len(o.MaxRatios) > 0,
+			"--static-of": o.StaticOf != "",
 		} {
 			if given {
 				return nil, fmt.Errorf("--kubeconfig is an existing cluster, which bench does not start: leave out %s", flag)
@@ -109,6 +111,9 @@ func (o *Options) choose() ([]report.Target, error) {
 			return nil, err
 		}
 		targets = append(targets, t)
+	}
+	if of := o.StaticOf; of != "" && (of == staticTarget || !slices.Contains(o.Targets, of) || !slices.Contains(o.Targets, staticTarget)) {
+		return nil, fmt.Errorf("--static-of %s: both it and %s have to be among the targets", of, staticTarget)
 	}
 	if len(targets) == 0 {
 		return nil, errors.New("no target: name one with --target, several with --compare, or an existing cluster with --kubeconfig")
@@ -314,7 +319,7 @@ func (b *bench) tearDown(ctx context.Context) error {
 func (b *bench) load(ctx context.Context, scenarios []scenario.Scenario) (err error) {
 	b.data = map[string]dataset.Set{
 		"a": dataset.Secrets(b.place, b.opts.Secrets, b.opts.SecretBytes),
-		"b": dataset.Pods(b.place, b.opts.Pods),
+		"b": dataset.Pods(b.place, b.opts.Pods, b.opts.PodBytes),
 		"c": dataset.ConfigMaps(b.place, b.opts.ConfigMaps, b.opts.ConfigMapBytes),
 		"d": dataset.CustomResources(b.place, b.opts.CustomResources),
 	}
@@ -327,7 +332,9 @@ func (b *bench) load(ctx context.Context, scenarios []scenario.Scenario) (err er
 	if len(names) == 0 {
 		return nil
 	}
-	real := slices.IndexFunc(b.targets, func(t report.Target) bool { return !isStatic(t) })
+	real := slices.IndexFunc(b.targets, func(t report.Target) bool {
+		return !isStatic(t) && (b.opts.StaticOf == "" || t.Name == b.opts.StaticOf)
+	})
 	if real < 0 {
 		return errors.New("target static can only be compared with another target, whose bytes it sends")
 	}
@@ -375,7 +382,8 @@ func (b *bench) load(ctx context.Context, scenarios []scenario.Scenario) (err er
 		b.data[name] = d
 		b.results.Data = append(b.results.Data, d)
 	}
-	if slices.ContainsFunc(b.targets, func(t report.Target) bool { return isStatic(t) }) {
+	if i := slices.IndexFunc(b.targets, isStatic); i >= 0 {
+		b.targets[i].Sends = b.targets[real].Name
 		if err := b.record(loadCtx, srv, scenarios); err != nil {
 			return err
 		}
@@ -389,6 +397,10 @@ func (b *bench) load(ctx context.Context, scenarios []scenario.Scenario) (err er
 
 // record saves what the static target is to send.
 func (b *bench) record(ctx context.Context, srv *scenario.Server, scenarios []scenario.Scenario) error {
+	// An earlier run in this work directory may have left others, of other coding.
+	if err := os.RemoveAll(b.recordings()); err != nil {
+		return fmt.Errorf("earlier recordings: %w", err)
+	}
 	if err := os.MkdirAll(b.recordings(), 0o700); err != nil {
 		return fmt.Errorf("make directory: %w", err)
 	}

@@ -14,6 +14,9 @@
 // nothing more. The buffer comes from a pool and goes back when it has been
 // written, so an idle stream holds none.
 //
+// A Stream may compress its response (Compress), as one gzip member. What others are sent, too, comes to it
+// compressed, and Instead puts it in place of what the handler writes.
+//
 // A request without a producer (a watch that is not weir's) is passed through
 // untouched.
 package coalesce

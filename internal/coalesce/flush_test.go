@@ -71,6 +71,6 @@ func TestQuietMeansFlushed(t *testing.T) {
 			if got := conn.flushed.Load(); got != int64(total) {
 				t.Fatalf("of %d bytes %d are written and %d flushed while all is quiet", total, conn.written.Load(), got)
 			}
-		})).ServeHTTP(conn, req)
+		}), true).ServeHTTP(conn, req)
 	}
 }

@@ -115,7 +115,7 @@ func FuzzStream(f *testing.F) {
 					failed = failed || err != nil
 				}
 			}
-		})).ServeHTTP(conn, req)
+		}), true).ServeHTTP(conn, req)
 		if took := want.Bytes()[:min(want.Len(), conn.room)]; !bytes.Equal(conn.taken.Bytes(), took) {
 			t.Errorf("%q: the connection has taken %d bytes, want %d of %d", script, conn.taken.Len(), len(took), want.Len())
 		}

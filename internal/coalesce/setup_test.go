@@ -115,7 +115,7 @@ func newServer(t *testing.T, version int) *server {
 		x.outer = responsewriter.WrapForHTTP1Or2(x.tap)
 		inner := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { s.handler(w, req, x) })
 		info := s.info
-		handler := coalesce.Handler(inner)
+		handler := coalesce.Handler(inner, true)
 		if s.routine {
 			handler = routine.WithRoutine(handler, func(*http.Request, *request.RequestInfo) bool { return true })
 		}

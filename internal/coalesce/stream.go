@@ -6,15 +6,21 @@ package coalesce
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/httpstream/wsstream"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/endpoints/responsewriter"
+	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/server/routine"
 
+	"github.com/weir-project/weir/internal/deflate"
 	"github.com/weir-project/weir/internal/ledger"
 )
 
@@ -45,6 +51,9 @@ type Stream struct {
 	produced, busy, idle atomic.Bool
 	// progress is how many bytes the connection has taken.
 	progress atomic.Int64
+	// req is the request as the handler has it, with a header of its own; nil where the
+	// response is not to be compressed here.
+	req *http.Request
 
 	// mu is held during writes to the connection, which may last: the producer never waits
 	// for it. Who has held it looks whether idle has been set meanwhile; see settle.
@@ -58,6 +67,13 @@ type Stream struct {
 	size, quick int
 	// unflushed says that the connection has been given something since its last flush.
 	unflushed bool
+	// compressed says that the response is to be compressed, if it is none of an error. member is
+	// there from then on when it has begun. Of what the handler writes during Instead, silent, only
+	// the number of bytes is taken, counted.
+	compressed bool
+	member     *deflate.Member
+	silent     bool
+	counted    int
 	// err is the connection's error, or errReturned once the handler has returned and w
 	// must not be touched. Whatever is written after it gets it too.
 	err error
@@ -71,8 +87,9 @@ var (
 type contextKey struct{}
 
 // Handler gives every watch request that goes to next a Stream. It has to stand
-// innermost, so that nothing between it and the API handlers holds bytes back.
-func Handler(next http.Handler) http.Handler {
+// innermost, so that nothing between it and the API handlers holds bytes back. With compressing,
+// producers may have a response compressed by its Stream.
+func Handler(next http.Handler, compressing bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		info, ok := request.RequestInfoFrom(req.Context())
 		if !ok || !info.IsResourceRequest || info.Verb != "watch" {
@@ -80,20 +97,29 @@ func Handler(next http.Handler) http.Handler {
 			return
 		}
 		s := &Stream{w: w, unflushed: true, size: firstSize}
-		var later bool
+		req = req.WithContext(context.WithValue(req.Context(), contextKey{}, s))
+		if compressing && !wsstream.IsWebSocketRequest(req) &&
+			responsewriters.ContentEncodingSupported(req, features.WatchListCompression) == "gzip" {
+			req.Header = req.Header.Clone()
+			s.req = req
+		}
+		var later, whole bool
 		defer func() {
 			if !later {
-				s.close()
+				s.close(whole)
 			}
 		}()
-		next.ServeHTTP(hijackable(responsewriter.WrapForHTTP1Or2(s), s), req.WithContext(context.WithValue(req.Context(), contextKey{}, s)))
+		next.ServeHTTP(hijackable(responsewriter.WrapForHTTP1Or2(s), s), req)
+		whole = true
 		// With the gate APIServingWithRoutine, next has only left word of what there is to
 		// serve, and that is done when all handlers have returned.
 		if task := routine.TaskFrom(req.Context()); task != nil && task.Func != nil {
 			serve := task.Func
 			task.Func = func() {
-				defer s.close()
+				served := false
+				defer func() { s.close(served) }()
 				serve()
+				served = true
 			}
 			later = true
 		}
@@ -105,6 +131,66 @@ func Handler(next http.Handler) http.Handler {
 func From(ctx context.Context) *Stream {
 	s, _ := ctx.Value(contextKey{}).(*Stream)
 	return s
+}
+
+// Compress has the response compressed here if the client accepts that and upstream would, and
+// tells whether it is. The request's handler calls it, for a watch list, before it begins the
+// response: it then finds a request whose client accepts no compression.
+func (s *Stream) Compress() bool {
+	if s == nil || s.req == nil {
+		return false
+	}
+	s.req.Header.Del("Accept-Encoding")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.compressed = true
+	return true
+}
+
+// Asked returns the header of the request, of a stream whose Compress has returned true. It must not be changed.
+func (s *Stream) Asked() http.Header { return s.req.Header }
+
+// Instead sends a segment in place of what write has the handler write, of which only the size is
+// looked at, as the proof that it is what the segment stands for: size bytes. emit writes the
+// segment's plain bytes, which it has to if they do not compress. The response has to be one that
+// is compressed. After an error, which may be the connection's, the stream takes nothing more.
+func (s *Stream) Instead(segment *deflate.Segment, emit func(io.Writer) error, size int, write func() error) error {
+	if err := s.send(segment, emit); err != nil {
+		return err
+	}
+	err := write()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.silent = false; s.err == nil && err == nil && s.counted != size {
+		s.err = fmt.Errorf("a compressed event of %d bytes stands for one that was written as %d", size, s.counted)
+	}
+	if err == nil {
+		err = s.err
+	}
+	return err
+}
+
+func (s *Stream) send(segment *deflate.Segment, emit func(io.Writer) error) (err error) {
+	defer s.settle()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.err != nil:
+		return s.err
+	case s.member == nil:
+		return errors.New("a compressed event on a stream that is not compressed")
+	}
+	s.unflushed = true
+	if segment.Stored() {
+		err = s.member.Store(segment, emit)
+	} else {
+		err = s.member.Add(segment)
+	}
+	if s.err == nil {
+		s.err = err // a part of it may have been sent
+	}
+	s.silent, s.counted = true, 0
+	return err
 }
 
 // Busy says that the producer has, or is about to look for, more to send. Until
@@ -141,10 +227,13 @@ func (s *Stream) settle() {
 // sendGathered needs mu, and unlocks it.
 func (s *Stream) sendGathered() {
 	defer s.mu.Unlock()
-	if s.n > 0 && !s.busy.Load() {
+	if s.gathered() && !s.busy.Load() {
 		s.flush()
 	}
 }
+
+// gathered tells whether there is something that has not been written to the connection.
+func (s *Stream) gathered() bool { return s.n > 0 || s.member != nil && s.member.Pending() }
 
 // Progress returns a number that grows whenever the connection takes something.
 func (s *Stream) Progress() int64 {
@@ -163,6 +252,11 @@ func (s *Stream) WriteHeader(status int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unflushed = true
+	if s.compressed && status == http.StatusOK {
+		s.w.Header().Set("Content-Encoding", "gzip")
+		s.w.Header().Add("Vary", "Accept-Encoding")
+		s.member = deflate.NewMember(gathering{s})
+	}
 	s.w.WriteHeader(status)
 }
 
@@ -179,11 +273,27 @@ func (s *Stream) Write(p []byte) (int, error) {
 		return 0, s.err
 	}
 	s.unflushed = true
-	if !s.produced.Load() || len(p) == 0 {
+	switch {
+	case s.silent:
+		s.counted += len(p)
+		return len(p), nil
+	case s.member != nil:
+		return s.member.Write(p)
+	case !s.produced.Load() || len(p) == 0:
 		var n int
 		n, s.err = s.w.Write(p)
 		return n, s.err
+	default:
+		return gathering{s}.Write(p)
 	}
+}
+
+// gathering is a Stream behind the compression. It needs mu.
+type gathering struct{ s *Stream }
+
+// Write implements io.Writer.
+func (g gathering) Write(p []byte) (int, error) {
+	s := g.s
 	if s.n+len(p) > bufferSize {
 		if err := s.drain(); err != nil {
 			return 0, err
@@ -205,7 +315,7 @@ func (s *Stream) Flush() {
 	defer s.settle()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.n > 0 && s.busy.Load() {
+	if s.gathered() && s.busy.Load() {
 		return
 	}
 	s.flush()
@@ -213,6 +323,9 @@ func (s *Stream) Flush() {
 
 // flush sends everything. An error shows at the next Write.
 func (s *Stream) flush() {
+	if s.member != nil && s.err == nil {
+		s.note(s.member.Flush())
+	}
 	if s.drain() != nil || s.produced.Load() && !s.unflushed {
 		return
 	}
@@ -258,9 +371,23 @@ func (s *Stream) write(p []byte) (int, error) {
 	return done, s.err
 }
 
-func (s *Stream) close() {
+// note remembers the first error.
+func (s *Stream) note(err error) {
+	if s.err == nil {
+		s.err = err
+	}
+}
+
+// close ends the response; whole says that its handler has returned as it should.
+func (s *Stream) close(whole bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.member != nil {
+		if whole && s.err == nil {
+			s.note(s.member.Close())
+		}
+		s.member.Discard()
+	}
 	if s.drain() == nil { // the server notices a broken connection itself
 		s.err = errReturned
 	}

@@ -180,7 +180,7 @@ func TestProducerDoesNotWait(t *testing.T) {
 		}
 		w.(http.Flusher).Flush()
 		<-finish
-	}))
+	}), true)
 	info := &request.RequestInfo{IsResourceRequest: true, Verb: "watch", Resource: "pods"}
 	req := httptest.NewRequestWithContext(request.WithRequestInfo(t.Context(), info), http.MethodGet, "/", nil)
 	go func() {
@@ -394,7 +394,7 @@ func TestUntouched(t *testing.T) {
 		called := false
 		coalesce.Handler(http.HandlerFunc(func(got http.ResponseWriter, req *http.Request) {
 			called = got == http.ResponseWriter(w) && coalesce.From(req.Context()) == nil
-		})).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+		}), true).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
 		if !called {
 			t.Error("a request of which nothing is known was not passed on as it is")
 		}
@@ -509,7 +509,7 @@ func BenchmarkWrite(b *testing.B) {
 		for b.Loop() {
 			w.Write(event)
 		}
-	})).ServeHTTP(discard{}, req.WithContext(request.WithRequestInfo(req.Context(), info)))
+	}), true).ServeHTTP(discard{}, req.WithContext(request.WithRequestInfo(req.Context(), info)))
 }
 
 // discard is a response that nobody reads.

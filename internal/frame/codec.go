@@ -10,6 +10,7 @@ import (
 	"io"
 	"reflect"
 	"sync"
+	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -82,6 +83,9 @@ func NewCodec(cfg Config) *Codec {
 	return &Codec{cfg: cfg, store: cfg.Store, custom: custom, decoded: reflect.TypeOf(obj), types: map[typeMeta]*objectType{}}
 }
 
+// lastID is the id of the frame that was made last.
+var lastID atomic.Uint64
+
 // Encode makes a frame of an object that lies under key. The object is read only,
 // and not kept.
 func (c *Codec) Encode(key string, obj runtime.Object) (*Frame, error) {
@@ -119,6 +123,7 @@ func (c *Codec) Encode(key string, obj runtime.Object) (*Frame, error) {
 	}
 	format, typ := identify(buf.Bytes())
 	frame := &Frame{
+		id:      lastID.Add(1),
 		codec:   c,
 		typ:     c.intern(typ),
 		key:     key,

@@ -50,6 +50,10 @@ type Frame struct {
 	// conversion to the stored version may add annotations, which whoever reads the object
 	// in another form does not see.
 	ownMetadata bool
+	// id tells the frame from all others of the process.
+	id uint64
+	// incompressible says that the primary encoding was seen not to compress.
+	incompressible atomic.Bool
 	// derived is the list of the frame's other encodings; see Store.
 	derived atomic.Pointer[derived]
 }
@@ -79,6 +83,8 @@ type encoded struct {
 	// it, len(data) says how long the message is, without data being read.
 	message uint32
 	format  wire.Format
+	// segment is there, alone, if it is a row that was encoded.
+	segment *Segment
 }
 
 var added = string(watch.Added)
@@ -253,6 +259,21 @@ func (f *Frame) As(format wire.Format, apiVersion string, encoder runtime.Encode
 	return e.object(), nil
 }
 
+// Once is As, but what has to be made is not kept.
+func (f *Frame) Once(format wire.Format, apiVersion string, encoder runtime.Encoder) ([]byte, error) {
+	if encoder != nil && !f.KeptIn(format, apiVersion) {
+		e, ok := f.peek(encoding{id: encoder.Identifier(), envelope: format})
+		if !ok {
+			var err error
+			if e, err = f.made(format, apiVersion, encoder); err != nil {
+				return nil, err
+			}
+		}
+		return e.object(), nil
+	}
+	return f.As(format, apiVersion, encoder)
+}
+
 // Message returns the object as a protobuf message in an API version, without what names
 // its type; see As.
 func (f *Frame) Message(apiVersion string, encoder runtime.Encoder) ([]byte, error) {
@@ -290,11 +311,15 @@ func (f *Frame) as(format wire.Format, apiVersion string, encoder runtime.Encode
 		return encoded{}, fmt.Errorf("there is no encoder of %s into %s %s", f.key, format, apiVersion)
 	}
 	return f.codec.store.get(f, encoding{id: encoder.Identifier(), envelope: format}, func() (encoded, error) {
-		if e, ok := f.transcode(format, apiVersion); ok {
-			return e, nil
-		}
-		return f.build(format, encoder.Encode)
+		return f.made(format, apiVersion, encoder)
 	})
+}
+
+func (f *Frame) made(format wire.Format, apiVersion string, encoder runtime.Encoder) (encoded, error) {
+	if e, ok := f.transcode(format, apiVersion); ok {
+		return e, nil
+	}
+	return f.build(format, encoder.Encode)
 }
 
 // transcode encodes the object without decoding it, where that is possible: in the JSON of
@@ -384,18 +409,23 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 		return e.writeEvent(v.eventType, w)
 	default:
 		e, err := f.codec.store.get(f, encoding{id: v.object, envelope: v.envelope, perishable: v.table}, func() (encoded, error) {
-			if v.plain {
-				if e, ok := f.transcode(v.objectFormat, v.apiVersion); ok {
-					return e, nil
-				}
-			}
-			return f.buildObject(v, encode)
+			return f.derive(v, encode)
 		})
 		if err != nil {
 			return err
 		}
 		return e.writeEvent(v.eventType, w)
 	}
+}
+
+// derive makes the encoding of the object that is wanted for an event.
+func (f *Frame) derive(v *variant, encode func(runtime.Object, io.Writer) error) (encoded, error) {
+	if v.plain {
+		if e, ok := f.transcode(v.objectFormat, v.apiVersion); ok {
+			return e, nil
+		}
+	}
+	return f.buildObject(v, encode)
 }
 
 func (f *Frame) encode(encode func(runtime.Object, io.Writer) error, w io.Writer) error {

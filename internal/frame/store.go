@@ -30,6 +30,8 @@ const (
 	// them: they are for those who read the same objects at the same time, and who are no
 	// further apart than this.
 	briefly = 8
+	// compressedPart is the part of the budget that is for segments.
+	compressedPart = 2
 	// unshared is the part of a budget that encodings keep, at least, which only their makers
 	// have asked for: others have to have the time to ask.
 	unshared = 10
@@ -46,8 +48,10 @@ type Store struct {
 	// mu guards both shelves, and the lists of encodings of all frames. It is held for a
 	// bounded number of steps, however many encodings there are.
 	mu sync.Mutex
-	// kept has what stays true, brief what perishes.
-	kept, brief shelf
+	// kept has what stays true, brief what perishes, compressed the segments of rows.
+	kept, brief, compressed shelf
+	// rows finds segments. They are in no frame's list: any number of rows begin with one frame.
+	rows map[encoding]*derived
 }
 
 // shelf keeps encodings within a budget of its own. It is guarded by Store.mu.
@@ -56,8 +60,9 @@ type Store struct {
 // object, for which nobody else will ask. They must not push out what watches and lists
 // share: they are in a queue of their own, from which is taken first.
 type shelf struct {
-	budget int64
-	idle   time.Duration
+	purpose ledger.Purpose
+	budget  int64
+	idle    time.Duration
 	// single has the finished encodings that only their makers have asked for, as far as has
 	// been seen; shared has the others. single.bytes + shared.bytes <= budget once nobody is
 	// in finish: what is larger than the budget goes to those who wait for it, and is not kept.
@@ -74,22 +79,28 @@ type queue struct {
 	bytes       int64
 }
 
-// NewStore returns a Store that keeps budget bytes, and an eighth of it in encodings
-// that are true for the moment only, and books them in l.
+// NewStore returns a Store that keeps budget bytes, beside them an eighth of it in encodings
+// that are true for the moment only, and half of it in compressed segments, and books them in l.
 func NewStore(budget int64, l *ledger.Ledger) *Store {
 	return &Store{
-		ledger: l,
-		kept:   shelf{budget: budget, idle: idle},
-		brief:  shelf{budget: budget / briefly, idle: fresh},
+		ledger:     l,
+		kept:       shelf{purpose: ledger.Derived, budget: budget, idle: idle},
+		brief:      shelf{purpose: ledger.Derived, budget: budget / briefly, idle: fresh},
+		rows:       map[encoding]*derived{},
+		compressed: shelf{purpose: ledger.Compressed, budget: budget / compressedPart, idle: idle},
 	}
 }
 
 // shelf returns where an encoding of that name is kept.
 func (s *Store) shelf(name encoding) *shelf {
-	if name.perishable {
+	switch {
+	case name.row != 0:
+		return &s.compressed
+	case name.perishable:
 		return &s.brief
+	default:
+		return &s.kept
 	}
-	return &s.kept
 }
 
 // encoding names one encoding of a frame: that of the whole event if envelope is
@@ -102,6 +113,8 @@ type encoding struct {
 	perishable bool
 	// variant tells encodings apart that are to differ: see variety.
 	variant uint8
+	// row is not 0 for the segment of a row that begins with the frame; see rowHash.
+	row uint64
 }
 
 // What the marks of an encoding say; see derived.marks.
@@ -146,7 +159,11 @@ var started = time.Now()
 // cost is how many bytes of the heap an encoding takes.
 func (d *derived) cost() int64 {
 	const itself = int(unsafe.Sizeof(derived{}))
-	return ledger.Heap(itself) + int64(cap(d.data))
+	n := ledger.Heap(itself) + int64(cap(d.data))
+	if d.segment != nil {
+		n += d.segment.cost()
+	}
+	return n
 }
 
 func (q *queue) push(d *derived, sweeps uint32) {
@@ -196,9 +213,30 @@ func (d *derived) stale() bool {
 	return d.pending.Load() == nil && time.Since(started)-d.made > fresh
 }
 
+// peek returns the frame's encoding of that name if it is there.
+func (f *Frame) peek(name encoding) (encoded, bool) {
+	d := f.find(name)
+	if d.stale() || d.pending.Load() != nil {
+		return encoded{}, false
+	}
+	d.wanted()
+	return d.encoded, true
+}
+
+// wanted notes that somebody has asked for d who has not made it.
+func (d *derived) wanted() {
+	// A write to a shared cache line costs more than reading it first.
+	if d.marks.Load() != used|byOthers {
+		d.marks.Store(used | byOthers)
+	}
+}
+
 // get returns the frame's encoding of that name, made by build if there is none yet.
 func (s *Store) get(f *Frame, name encoding, build func() (encoded, error)) (encoded, error) {
-	d := f.find(name)
+	var d *derived
+	if name.row == 0 {
+		d = f.find(name)
+	}
 	if d.stale() {
 		var p *pending
 		if d, p = s.claim(f, name); p != nil {
@@ -212,10 +250,7 @@ func (s *Store) get(f *Frame, name encoding, build func() (encoded, error)) (enc
 			return encoded{}, p.err
 		}
 	}
-	// A write to a shared cache line costs more than reading it first.
-	if d.marks.Load() != used|byOthers {
-		d.marks.Store(used | byOthers)
-	}
+	d.wanted()
 	return d.encoded, nil
 }
 
@@ -223,7 +258,7 @@ func (s *Store) get(f *Frame, name encoding, build func() (encoded, error)) (enc
 func (s *Store) claim(f *Frame, name encoding) (d *derived, p *pending) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if d := f.find(name); !d.stale() {
+	if d := s.find(f, name); !d.stale() {
 		return d, nil
 	} else if d != nil && d.in != nil {
 		s.drop(d)
@@ -232,9 +267,21 @@ func (s *Store) claim(f *Frame, name encoding) (d *derived, p *pending) {
 	}
 	d, p = &derived{frame: f, name: name}, &pending{done: make(chan struct{})}
 	d.pending.Store(p)
+	if name.row != 0 {
+		s.rows[name] = d
+		return d, p
+	}
 	d.next.Store(f.derived.Load())
 	f.derived.Store(d)
 	return d, p
+}
+
+// find needs mu.
+func (s *Store) find(f *Frame, name encoding) *derived {
+	if name.row != 0 {
+		return s.rows[name]
+	}
+	return f.find(name)
 }
 
 // finish makes the encoding, whatever happens: others wait for it.
@@ -267,7 +314,7 @@ func (s *Store) put(shelf *shelf, d *derived) (over bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	shelf.single.push(d, shelf.sweeps)
-	s.ledger.Add(ledger.Derived, d.cost())
+	s.ledger.Add(shelf.purpose, d.cost())
 	if shelf.sweep == nil {
 		shelf.sweep = time.AfterFunc(shelf.idle, func() { s.sweepIdle(shelf) })
 	}
@@ -353,12 +400,18 @@ func (s *Store) sweepSome(shelf *shelf) (more bool) {
 // drop takes d out of its queue and out of its frame's list.
 func (s *Store) drop(d *derived) {
 	d.remove()
-	s.ledger.Add(ledger.Derived, -d.cost())
+	s.ledger.Add(s.shelf(d.name).purpose, -d.cost())
 	s.unlink(d)
 }
 
-// unlink takes d out of its frame's list. Readers that stand on it walk on.
+// unlink takes d out of its frame's list, or out of rows. Readers that stand on it walk on.
 func (s *Store) unlink(d *derived) {
+	if d.name.row != 0 {
+		if s.rows[d.name] == d {
+			delete(s.rows, d.name)
+		}
+		return
+	}
 	if first := d.frame.derived.Load(); first == d {
 		d.frame.derived.Store(d.next.Load())
 		return

@@ -15,6 +15,8 @@ const (
 	History
 	// Derived are encodings made on demand from a frame and kept for others who ask.
 	Derived
+	// Compressed are rows of objects, compressed once and kept for others who ask.
+	Compressed
 	// Streams are the write buffers of connections that have something to send.
 	Streams
 
@@ -30,6 +32,8 @@ func (p Purpose) String() string {
 		return "history"
 	case Derived:
 		return "derived"
+	case Compressed:
+		return "compressed"
 	case Streams:
 		return "streams"
 	default:

@@ -30,6 +30,8 @@ type Answer struct {
 	info    *request.RequestInfo
 	types   Types
 	confine func() (lift func())
+	// compressing: see Handler.
+	compressing bool
 	// asked is the header of the request as upstream's handler has it.
 	asked http.Header
 	plan  *Plan

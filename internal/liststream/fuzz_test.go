@@ -128,7 +128,7 @@ func FuzzPieces(f *testing.F) {
 		split := http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
 			w.upstream().ServeHTTP(&pieces{ResponseWriter: rw, sizes: sizes}, req)
 		})
-		compare(t, form.request, w.upstream(), Handler(split, w, w.confine))
+		compare(t, form.request, w.upstream(), Handler(split, w, w.confine, true))
 	})
 }
 
@@ -143,7 +143,7 @@ func FuzzOutput(f *testing.F) {
 		before := ledger.Process.Bytes(ledger.Streams)
 		r := httptest.NewRecorder()
 		req := form{gzip: compress}.request()
-		o := newOutput(r, req, func() {})
+		o := newOutput(r, req, func() {}, true)
 		var want bytes.Buffer
 		for i, size := range sizes[:min(len(sizes), 60)] {
 			p := bytes.Repeat([]byte{byte('a' + i%26)}, int(size)*int(size)*5/4)

@@ -83,15 +83,16 @@ func From(ctx context.Context) *Answer {
 
 // Handler answers lists in place where that can be done. It has to stand innermost. confine
 // is called by a list before it makes much garbage, and what it returns when the list does
-// not do so any more, or has to wait for its client; both any number of times.
-func Handler(next http.Handler, types Types, confine func() (lift func())) http.Handler {
+// not do so any more, or has to wait for its client; both any number of times. With compressing, what is
+// compressed is compressed once for everybody who asks for the same.
+func Handler(next http.Handler, types Types, confine func() (lift func()), compressing bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		info, ok := request.RequestInfoFrom(req.Context())
 		if !ok || req.Method != http.MethodGet || !Eligible(req.Context(), info) {
 			next.ServeHTTP(w, req)
 			return
 		}
-		a := &Answer{w: w, req: req, info: info, types: types, confine: confine}
+		a := &Answer{w: w, req: req, info: info, types: types, confine: confine, compressing: compressing}
 		if a.serve(next) == inPlace {
 			return
 		}

@@ -34,6 +34,8 @@ type maker struct {
 	// encoding and version are those of the list.
 	encoding encoding
 	version  schema.GroupVersion
+	// once says that items are not kept for others: what is made of them is.
+	once bool
 	// confined is told what is decoded to make garbage.
 	confined *confinement
 }
@@ -120,7 +122,7 @@ func (m *maker) objects() itemFunc {
 		var prefix []byte
 		kind := ""
 		return func(f *frame.Frame) ([]byte, []byte, error) {
-			object, err := f.As(wire.JSON, apiVersion, encoder)
+			object, err := m.object(f, apiVersion, encoder)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -131,6 +133,14 @@ func (m *maker) objects() itemFunc {
 			return brace, rest, nil
 		}
 	}
+}
+
+// object returns an object in JSON.
+func (m *maker) object(f *frame.Frame, apiVersion string, encoder runtime.Encoder) ([]byte, error) {
+	if m.once {
+		return f.Once(wire.JSON, apiVersion, encoder)
+	}
+	return f.As(wire.JSON, apiVersion, encoder)
 }
 
 // derived returns what build makes of each object, which it may change.

@@ -206,7 +206,7 @@ func TestWhole(t *testing.T) {
 					w.upstream().ServeHTTP(rw, req)
 					returned++
 				})
-				ask(Handler(counted, w, w.confine), f)
+				ask(Handler(counted, w, w.confine, true), f)
 				if returned > 1 && !strings.Contains(f.accept, "cbor") {
 					t.Errorf("%s: upstream's handler has returned %d times", f, returned)
 				}
@@ -236,7 +236,7 @@ func TestPanicsPass(t *testing.T) {
 			t.Errorf("the handler ended with %v", r)
 		}
 	}()
-	ask(Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("mine") }), w, w.confine), forms[0])
+	ask(Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("mine") }), w, w.confine, true), forms[0])
 }
 
 // TestPlainYAML: what is called plain can be turned into YAML.

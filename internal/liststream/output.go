@@ -13,6 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/features"
 
+	"github.com/weir-project/weir/internal/deflate"
 	"github.com/weir-project/weir/internal/ledger"
 )
 
@@ -45,10 +46,13 @@ type output struct {
 	// then on, or if that was never asked for.
 	head   *[gzipThreshold]byte
 	headed int
+	// shared says that what is compressed goes into member, and not into gz.
+	shared bool
 	// started says that the response has begun, failed that a write to it has failed: the
 	// connection, or the filter that times requests out, takes no more.
 	started, failed bool
 	gz              *gzip.Writer
+	member          *deflate.Member
 	// buffer[:n] goes to the connection next.
 	buffer *[bufferSize]byte
 	n      int
@@ -74,8 +78,8 @@ type output struct {
 // Nothing else ends a list for which the time is up or whose client has left: as long as
 // Write takes it, the response is the handler's, and to end it would make a whole list of what
 // has been sent. The filter makes Write fail when it ends the response itself.
-func newOutput(w http.ResponseWriter, req *http.Request, waits func()) *output {
-	o := &output{w: w, waits: waits, buffer: buffers.Get().(*[bufferSize]byte)}
+func newOutput(w http.ResponseWriter, req *http.Request, waits func(), shared bool) *output {
+	o := &output{w: w, waits: waits, shared: shared, buffer: buffers.Get().(*[bufferSize]byte)}
 	ledger.Process.Add(ledger.Streams, bufferSize)
 	if responsewriters.ContentEncodingSupported(req, features.APIResponseCompression) == "gzip" {
 		o.head = heads.Get().(*[gzipThreshold]byte)
@@ -102,9 +106,7 @@ func (o *output) Write(p []byte) (int, error) {
 			o.headed += copy(o.head[o.headed:], p)
 			return len(p), nil
 		}
-		o.gz = gzips.Get().(*gzip.Writer)
-		o.gz.Reset((*plainOutput)(o))
-		ledger.Process.Add(ledger.Streams, gzipSize)
+		o.compress()
 		if err := o.flushHead(); err != nil {
 			return 0, err
 		}
@@ -112,11 +114,44 @@ func (o *output) Write(p []byte) (int, error) {
 	return o.to().Write(p)
 }
 
-func (o *output) to() io.Writer {
-	if o.gz != nil {
-		return o.gz
+// mayShare tells whether the list is to be compressed into a member if it is larger than
+// gzipThreshold.
+func (o *output) mayShare() bool { return o.shared && o.head != nil }
+
+// compress has what is written from now on compressed.
+func (o *output) compress() {
+	if o.shared {
+		o.member = deflate.NewMember((*plainOutput)(o))
+		return
 	}
-	return (*plainOutput)(o)
+	o.gz = gzips.Get().(*gzip.Writer)
+	o.gz.Reset((*plainOutput)(o))
+	ledger.Process.Add(ledger.Streams, gzipSize)
+}
+
+// begin begins a member, before anything has been written.
+func (o *output) begin() {
+	o.compress()
+	o.dropHead()
+}
+
+// segment writes a segment, into a member; emit writes its plain bytes.
+func (o *output) segment(s *deflate.Segment, emit func(io.Writer) error) error {
+	if s.Stored() {
+		return o.member.Store(s, emit)
+	}
+	return o.member.Add(s)
+}
+
+func (o *output) to() io.Writer {
+	switch {
+	case o.gz != nil:
+		return o.gz
+	case o.member != nil:
+		return o.member
+	default:
+		return (*plainOutput)(o)
+	}
 }
 
 // flushHead sends the head on its way.
@@ -166,7 +201,7 @@ func (o *plainOutput) drain() error {
 func (o *plainOutput) write(p []byte) error {
 	if !o.started {
 		o.started = true
-		if o.gz != nil {
+		if o.gz != nil || o.member != nil {
 			o.w.Header().Set("Content-Encoding", "gzip")
 			o.w.Header().Add("Vary", "Accept-Encoding")
 		}
@@ -192,8 +227,8 @@ func (o *output) finish() error {
 	if err := o.flushHead(); err != nil {
 		return err
 	}
-	if o.gz != nil {
-		if err := o.gz.Close(); err != nil {
+	if c, ok := o.to().(io.Closer); ok {
+		if err := c.Close(); err != nil {
 			return err
 		}
 	}
@@ -211,6 +246,10 @@ func (o *output) close() {
 		gzips.Put(o.gz)
 		o.gz = nil
 		ledger.Process.Add(ledger.Streams, -gzipSize)
+	}
+	if o.member != nil {
+		o.member.Discard()
+		o.member = nil
 	}
 	if o.buffer != nil {
 		buffers.Put(o.buffer)

@@ -31,6 +31,9 @@ type sending struct {
 	// kept says that the items stand in the list as they are kept, so that plan.Messages is
 	// their size.
 	kept bool
+	// shared names the items for those who share them compressed; empty if they are not shared.
+	shared string
+	maker  *maker
 	// out is where the list goes, confined what is done about the garbage that it makes.
 	out      *output
 	confined *confinement
@@ -52,17 +55,19 @@ func newSending(a *Answer) (*sending, error) {
 	if err != nil || target != nil && target.GroupVersion() != version {
 		return nil, wire.ErrNotSpliced
 	}
-	m := maker{types: a.types, req: a.req, info: a.info, encoding: encodingOf(s.format), version: version, confined: s.confined}
+	m := &maker{types: a.types, req: a.req, info: a.info, encoding: encodingOf(s.format), version: version, confined: s.confined}
 	place := wire.ItemsOfList
 	switch {
 	case target == nil:
 		s.encoded = m.objects()
+		s.shared = "object"
 		f := s.plan.first()
 		s.kept = s.plan.Messages > 0 && f != nil && f.KeptIn(wire.Protobuf, h.APIVersion) // all of a resource are kept alike
 	case target.Kind != h.Kind:
 		return nil, wire.ErrNotSpliced
 	case h.Kind == "PartialObjectMetadataList":
 		s.encoded = m.metadata()
+		s.shared = "metadata"
 		if version == metav1beta1.SchemeGroupVersion {
 			place = wire.ItemsFirst
 		}
@@ -80,13 +85,17 @@ func newSending(a *Answer) (*sending, error) {
 	case wire.ListYAML:
 		s.lines = inYAML()
 	}
+	if s.format != wire.ListJSON && s.format != wire.ListProtobuf {
+		s.shared = "" // indented, or in several orders
+	}
+	s.maker = m
 	if s.list, err = wire.SplitList(s.format, place, a.body); err != nil {
 		return nil, err
 	}
 	if len(s.list.Items) != s.plan.DefaultedOnRead {
 		return nil, wire.ErrNotSpliced
 	}
-	s.out = newOutput(a.w, a.req, s.confined.pause)
+	s.out = newOutput(a.w, a.req, s.confined.pause, a.compressing)
 	return s, nil
 }
 
@@ -110,10 +119,24 @@ func (s *sending) send() error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	if err := s.sendItems(size); err != nil {
+	if send, err := s.way(size); err != nil {
+		return err
+	} else if err := send(size); err != nil {
 		return err
 	}
 	return s.out.finish()
+}
+
+// way returns how the list, whose items are of size bytes in protobuf, is to be sent.
+func (s *sending) way(size int) (func(size int) error, error) {
+	if s.shared == "" || !s.out.mayShare() {
+		return s.sendItems, nil
+	}
+	large, err := s.large(size)
+	if err != nil || !large {
+		return s.sendItems, err
+	}
+	return s.sendRows, nil
 }
 
 // measure returns how long the items are, which protobuf says before them.
@@ -185,7 +208,7 @@ func (s *sending) item(f *frame.Frame, next *[][]byte) (head, rest []byte, err e
 
 // sendItems sends the list, whose items are of size bytes in protobuf.
 func (s *sending) sendItems(size int) error {
-	before := make([]byte, 0, 32)
+	var before []byte
 	count, written, next := 0, 0, s.list.Items
 	for f := range s.plan.Frames {
 		head, rest, err := s.item(f, &next)
@@ -209,11 +232,17 @@ func (s *sending) sendItems(size int) error {
 			}
 		}
 	}
+	return s.end(count, written, size, len(next))
+}
+
+// end sends what stands after the items, if those were all: count of written bytes, of which size
+// were announced, and left of those that upstream has written are left.
+func (s *sending) end(count, written, size, left int) error {
 	if s.format == wire.ListProtobuf && written != size {
 		return fmt.Errorf("the items are %d bytes, and %d were announced", written, size)
 	}
-	if count != s.plan.Count || len(next) > 0 {
-		return fmt.Errorf("the items are %d, and %d were announced; %d that upstream has written are left", count, s.plan.Count, len(next))
+	if count != s.plan.Count || left > 0 {
+		return fmt.Errorf("the items are %d, and %d were announced; %d that upstream has written are left", count, s.plan.Count, left)
 	}
 	_, err := s.out.Write(s.list.Tail())
 	return err

@@ -210,7 +210,7 @@ func (w *world) upstream() http.Handler {
 }
 
 // streaming is the handler with it.
-func (w *world) streaming() http.Handler { return Handler(w.upstream(), w, w.confine) }
+func (w *world) streaming() http.Handler { return Handler(w.upstream(), w, w.confine, true) }
 
 // withInfo does what the filters before a handler do.
 func withInfo(next http.Handler) http.Handler {

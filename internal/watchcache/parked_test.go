@@ -146,7 +146,7 @@ func TestNothingIsLostWhileParking(t *testing.T) {
 					t.Error("nobody has noticed")
 				}
 				w.Stop()
-			}))
+			}), true)
 			info := &request.RequestInfo{IsResourceRequest: true, Verb: "watch", Resource: "pods"}
 			req := httptest.NewRequestWithContext(request.WithRequestInfo(t.Context(), info), http.MethodGet, "/", nil)
 			handler.ServeHTTP(connection, req)

@@ -53,7 +53,7 @@ func TestNothingIsHeldBack(t *testing.T) {
 	})
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		info := &request.RequestInfo{IsResourceRequest: true, Verb: "watch", Resource: "pods"}
-		coalesce.Handler(handler).ServeHTTP(w, req.WithContext(request.WithRequestInfo(req.Context(), info)))
+		coalesce.Handler(handler, true).ServeHTTP(w, req.WithContext(request.WithRequestInfo(req.Context(), info)))
 	}))
 	server.EnableHTTP2 = true
 	server.StartTLS()

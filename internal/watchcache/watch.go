@@ -53,6 +53,8 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		return newErrorWatch(fmt.Errorf("a watch stream was requested by the client but the required storage feature %s is disabled", storage.RequestWatchProgress)), nil
 	}
 
+	stream := coalesce.From(ctx)
+	compressed := compress(stream, opts)
 	wanted := opts.SendInitialEvents != nil && *opts.SendInitialEvents
 	if wanted {
 		fresh := rev
@@ -80,7 +82,11 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 			metrics.RecordWatchFilteredEvent(c.cfg.GroupResource)
 		}),
 		bookmarks: opts.Predicate.AllowWatchBookmarks,
-		stream:    coalesce.From(ctx),
+		stream:    stream,
+	}
+	if compressed {
+		w.rows = newRows(ctx, stream)
+		w.result = make(chan watch.Event, rowHandover)
 	}
 	w.match.done = w.stop
 	w.deadline, _ = ctx.Deadline()
@@ -107,6 +113,11 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 	w.detach = context.AfterFunc(ctx, w.Stop)
 	go w.run(w.begin)
 	return w, nil
+}
+
+// compress has the stream compressed if upstream would: those are watch lists.
+func compress(stream *coalesce.Stream, opts storage.ListOptions) bool {
+	return isWatchList(opts) && stream.Compress()
 }
 
 // isWatchList mirrors k8s.io/apiserver/pkg/endpoints/handlers/get.go.

@@ -30,9 +30,12 @@ import (
 const (
 	// handover is how many references to events lie between the watch and upstream's
 	// handler. It is no buffer of events: the handler flushes when its channel is empty,
-	// and where it compresses, a flush after every event would undo the compression. Ten
+	// and where upstream compresses, a flush after every event would undo the compression. Ten
 	// are what upstream's storage tests expect a stopped watch to have handed over.
 	handover = 10
+	// rowHandover is handover of a watch that is compressed, of which an event may be a row of 256 KiB:
+	// what a client that takes nothing keeps from going.
+	rowHandover = 3
 	// bookmarkPeriod is how often a watch gets a bookmark, and bookmarkMargin how long
 	// before its deadline it gets one more; both are upstream's.
 	bookmarkPeriod = time.Minute
@@ -56,6 +59,8 @@ type watcher struct {
 	// stream is the connection that the events go to, or nil; busy is what it was told last.
 	stream *coalesce.Stream
 	busy   bool
+	// rows makes the events of a watch whose response is compressed; nil if it is not.
+	rows *rows
 	// initial is what to send first; nil if nothing, and once it has been sent.
 	initial *selection
 	// end says that a bookmark has to tell where the initial events end.
@@ -139,6 +144,7 @@ func (w *watcher) Deliver(ch *change) bool {
 		w.sent = ch.rev
 		return true
 	}
+	event.Object = w.rows.one(event.Object)
 	select {
 	case w.result <- event:
 		w.sent = ch.rev
@@ -229,6 +235,7 @@ func (w *watcher) sendInitial() (bool, error) {
 	w.initial = nil
 	s := initialSender{watcher: w, all: selection.whole(w.match.prefix, w.cache.cfg.ResourcePrefix) && w.match.wantsAll()}
 	selection.ascend(w.match.prefix, w.recursive(), s.send)
+	s.sendRow()
 	if s.narrow {
 		// The state itself must not be kept alive for objects that are others'.
 		var left []*frame.Frame
@@ -240,6 +247,7 @@ func (w *watcher) sendInitial() (bool, error) {
 		})
 		selection = nil
 		s.sendAll(left)
+		s.sendRow()
 	}
 	if s.sent > 0 {
 		metrics.InitCounter.WithLabelValues(w.cache.cfg.GroupResource.Group, w.cache.cfg.GroupResource.Resource).Add(float64(s.sent))
@@ -263,6 +271,10 @@ type initialSender struct {
 	// looked at.
 	sent int
 	last string
+	// row has the objects of which the next event will be, if events are of several, and cut says
+	// how many.
+	row []*frame.Frame
+	cut frame.Cutter
 	// narrow says that the client is slow, and that sending is to go on from what the watch
 	// selects.
 	narrow bool
@@ -301,14 +313,41 @@ func (s *initialSender) sendAll(frames []*frame.Frame) {
 }
 
 func (s *initialSender) sendFrame(f *frame.Frame) bool {
-	event, err := s.eventWith(watch.Added, f, true)
-	if err == nil {
-		s.ended, err = s.sendOrStall(event)
+	if s.rows != nil && s.rows.together && !f.DefaultedOnRead() {
+		s.row = append(s.row, f)
+		return !s.cut.Ends(f) || s.sendRow()
 	}
-	if s.err = err; err != nil || s.ended {
+	if !s.sendRow() {
 		return false
 	}
-	s.sent++
+	event, err := s.eventWith(watch.Added, f, true)
+	if err != nil {
+		s.err = err
+		return false
+	}
+	return s.sendEvent(event, 1)
+}
+
+// sendRow sends the row that has been gathered, if any.
+func (s *initialSender) sendRow() bool {
+	if s.ended || s.err != nil {
+		return false
+	}
+	s.cut.Reset()
+	if len(s.row) == 0 {
+		return true
+	}
+	row := s.row
+	s.row = make([]*frame.Frame, 0, len(row))
+	return s.sendEvent(watch.Event{Type: watch.Added, Object: s.rows.of(row)}, len(row))
+}
+
+// sendEvent sends an event of n objects.
+func (s *initialSender) sendEvent(event watch.Event, n int) bool {
+	if s.ended, s.err = s.sendOrStall(event); s.ended || s.err != nil {
+		return false
+	}
+	s.sent += n
 	return true
 }
 
@@ -316,7 +355,7 @@ func (s *initialSender) sendFrame(f *frame.Frame) bool {
 // storage has to see that: upstream's live events pass it as they are, the others not.
 func (w *watcher) eventWith(t watch.EventType, f *frame.Frame, decoded bool) (watch.Event, error) {
 	if !decoded || !f.DefaultedOnRead() {
-		return watch.Event{Type: t, Object: f}, nil
+		return watch.Event{Type: t, Object: w.rows.one(f)}, nil
 	}
 	obj, err := f.Decode()
 	return watch.Event{Type: t, Object: obj}, err

@@ -5,7 +5,6 @@ package authz
 
 import (
 	"bytes"
-	"compress/gzip"
 	"fmt"
 	"io"
 	"net/http"
@@ -45,11 +44,7 @@ func inflate(r servers.Response) ([]byte, error) {
 	if r.Header.Get("Content-Encoding") != "gzip" {
 		return r.Body, nil
 	}
-	z, err := gzip.NewReader(bytes.NewReader(r.Body))
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(z)
+	return io.ReadAll(servers.NewMember(bytes.NewReader(r.Body)))
 }
 
 // differHeaders tells how the headers of two answers differ; "" if they do not.

@@ -124,7 +124,11 @@ func follow(ctx context.Context, s *servers.Server, r *request, marker string, o
 	defer func() { _ = resp.Body.Close() }()
 	out = stream{status: resp.StatusCode, header: resp.Header}
 	body := bufio.NewReader(resp.Body)
-	if resp.Header.Get("Content-Encoding") == "gzip" {
+	switch {
+	case resp.Header.Get("Content-Encoding") != "gzip":
+	case s.Name == servers.Weir:
+		body = bufio.NewReader(servers.NewMember(body))
+	default:
 		z, err := gzip.NewReader(body)
 		if err != nil {
 			out.err = err

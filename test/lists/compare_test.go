@@ -5,7 +5,6 @@ package lists
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"fmt"
 	"io"
@@ -138,15 +137,12 @@ func compareAnswers(c combination, stock, weir servers.Response) string {
 // ages finds the cells of Tables that tell how old something is, in JSON and in YAML.
 var ages = regexp.MustCompile(`(?m)"(?:(?:\d+[smhdy])+|<invalid>)"|^( *- )(?:(?:\d+[smhdy])+|<invalid>)$`)
 
+// inflate returns the body as it was before it was compressed, into one gzip member.
 func inflate(r servers.Response) ([]byte, error) {
 	if r.Header.Get("Content-Encoding") != "gzip" {
 		return r.Body, nil
 	}
-	z, err := gzip.NewReader(bytes.NewReader(r.Body))
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(z)
+	return io.ReadAll(servers.NewMember(bytes.NewReader(r.Body)))
 }
 
 func compareBytes(want, got []byte) string {

@@ -60,6 +60,7 @@ func TestLists(t *testing.T) {
 
 	t.Run("Metrics", p.testMetrics) // first, while there are few of them
 	t.Run("Same", p.testSame)
+	t.Run("Gzip", p.testGzip)
 	t.Run("Slow", p.testSlow)
 	t.Run("Left", p.testLeft)
 	t.Run("Accounts", p.testAccounts)

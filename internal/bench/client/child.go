@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/client-go/rest"
 
 	"github.com/weir-project/weir/internal/bench/view"
 	"github.com/weir-project/weir/internal/rig"
@@ -194,14 +193,4 @@ func (c *Child) End() {
 	case <-timer.C:
 		c.stop()
 	}
-}
-
-// restConfig is a client-go configuration for a format.
-func restConfig(a rig.Access, f Format, userAgent string) (*rest.Config, error) {
-	config, err := a.RESTConfig(userAgent)
-	if err != nil {
-		return nil, err
-	}
-	config.ContentConfig = rest.ContentConfig{ContentType: f.MediaType(), AcceptContentTypes: f.MediaType()}
-	return config, nil
 }

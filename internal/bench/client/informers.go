@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/weir-project/weir/internal/bench/view"
@@ -33,7 +35,7 @@ type InformerJob struct {
 	Data      string     `json:"data"`      // name of the dataset: a for Secrets, b for Pods
 	Namespace string     `json:"namespace"` // empty for all
 	Format    Format     `json:"format"`
-	Gzip      bool       `json:"gzip"`
+	Gzip      bool       `json:"gzip"`      // ask for compressed responses, as client-go does unless it is told not to
 	WatchList bool       `json:"watchList"` // client-go's gate WatchListClient
 	Count     int        `json:"count"`
 	Expect    int        `json:"expect"` // objects that each informer must hold
@@ -54,10 +56,12 @@ func serveInformers(ctx context.Context, stdin io.Reader, stdout io.Writer) erro
 	if err := in.Decode(&job); err != nil {
 		return fmt.Errorf("read the job: %w", err)
 	}
-	var received atomic.Int64
+	var received, responses, compressed atomic.Int64
 	run := make([]cache.SharedIndexInformer, job.Count)
 	for i := range run {
-		informer, err := job.informer(&received)
+		informer, err := job.informer(&received, func(next http.RoundTripper) http.RoundTripper {
+			return &countedResponses{next: next, all: &responses, compressed: &compressed}
+		})
 		if err != nil {
 			return err
 		}
@@ -99,7 +103,7 @@ func serveInformers(ctx context.Context, stdin io.Reader, stdout io.Writer) erro
 			report.Errors = append(report.Errors, fmt.Sprintf("informer %d holds %d objects, want %d", i, n, job.Expect))
 		}
 	}
-	report.Bytes = received.Load()
+	report.Bytes, report.Responses, report.Compressed = received.Load(), responses.Load(), compressed.Load()
 	report.Events = int64(job.Expect * job.Count)
 	err := out.report(report)
 	<-ended
@@ -109,11 +113,16 @@ func serveInformers(ctx context.Context, stdin io.Reader, stdout io.Writer) erro
 
 // informer makes a client-go informer with a client, and so a connection, of its own. What objects hold is dropped as
 // soon as it is decoded: 64 informers of 400 MB each would not fit on the machine that is measured.
-func (job *InformerJob) informer(received *atomic.Int64) (cache.SharedIndexInformer, error) {
-	config, err := restConfig(job.Access, job.Format, "weir-bench-informer")
+func (job *InformerJob) informer(received *atomic.Int64, counted func(http.RoundTripper) http.RoundTripper) (cache.SharedIndexInformer, error) {
+	config, err := job.Access.RESTConfig("weir-bench-informer")
 	if err != nil {
 		return nil, err
 	}
+	// Left alone, client-go asks for built-in types in protobuf.
+	if job.Format != FormatProtobuf {
+		config.ContentConfig = rest.ContentConfig{ContentType: job.Format.MediaType(), AcceptContentTypes: job.Format.MediaType()}
+	}
+	config.Wrap(counted)
 	config.DisableCompression = !job.Gzip
 	dial := config.Dial
 	config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -158,4 +167,22 @@ func (c *countedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.received.Add(int64(n))
 	return n, err
+}
+
+// countedResponses counts the responses of status 200, and those that net/http has inflated.
+type countedResponses struct {
+	next            http.RoundTripper
+	all, compressed *atomic.Int64
+}
+
+// RoundTrip implements http.RoundTripper.
+func (c *countedResponses) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := c.next.RoundTrip(req)
+	if err == nil && resp.StatusCode == http.StatusOK {
+		c.all.Add(1)
+		if resp.Uncompressed {
+			c.compressed.Add(1)
+		}
+	}
+	return resp, err
 }

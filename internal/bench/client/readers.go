@@ -31,7 +31,7 @@ type Job struct {
 	Streams       int      `json:"streams"`
 	PerConnection int      `json:"perConnection"` // streams that share one HTTP/2 connection
 
-	// Gzip asks for compressed responses (UntilBody).
+	// Gzip asks for compressed responses; those that are not are read all the same, and told of.
 	Gzip bool `json:"gzip,omitempty"`
 
 	// Until says when a stream is through.
@@ -39,9 +39,12 @@ type Job struct {
 	// Expect is the number of initial objects (UntilSynced), of live events (UntilCount) or of list items (UntilBody) that
 	// every stream must see.
 	Expect int64 `json:"expect"`
+	// Repeat is how often each stream asks and reads to the end, one time after the other (UntilSynced, UntilBody); 0 for once.
+	Repeat int `json:"repeat,omitempty"`
 	// AtOnce is how many streams may be on their way to being open at the same time; 0 for all.
 	AtOnce int `json:"atOnce,omitempty"`
-	// Initial says that the streams are watch lists, which count as open when their initial events have ended.
+	// Initial says that the streams are watch lists, which count as open when their initial events have ended; those count
+	// nowhere else (UntilCount).
 	Initial bool `json:"initial,omitempty"`
 	// Insist has a stream try again, each second, when nobody listens or the server answers with an error: the server is
 	// about to start.
@@ -71,9 +74,13 @@ type Report struct {
 	Progress view.Counts `json:"progress"`
 
 	// Of stage done:
-	Bytes   int64 `json:"bytes"`   // of response bodies, all streams
-	Events  int64 `json:"events"`  // without bookmarks, all streams
-	Retries int64 `json:"retries"` // requests and watches that the server refused for the time being
+	Bytes      int64 `json:"bytes"`      // of response bodies as they came, compressed or not, all streams; of informers, all on the wire
+	Plain      int64 `json:"plain"`      // of response bodies once they are inflated; 0 for informers
+	Responses  int64 `json:"responses"`  // of status 200
+	Compressed int64 `json:"compressed"` // of those, with Content-Encoding gzip
+	Members    int64 `json:"members"`    // gzip members in the latter; 0 for informers
+	Events     int64 `json:"events"`     // without bookmarks, all streams
+	Retries    int64 `json:"retries"`    // requests and watches that the server refused for the time being
 	// Reconnects view.Counts watches that the server closed before their end, and that went on from where they were.
 	Reconnects int64     `json:"reconnects"`
 	Failed     int       `json:"failed"`           // streams that did not end as they should
@@ -192,8 +199,10 @@ type readerRun struct {
 	clients []*http.Client // one per connection
 	base    string         // what paths are relative to
 
-	bytes, events, retries, reconnects atomic.Int64
-	opened, ended                      atomic.Int64 // streams
+	bytes, plain                   atomic.Int64 // of bodies: as they came, and inflated
+	responses, compressed, members atomic.Int64 // members are gzip's
+	events, retries, reconnects    atomic.Int64
+	opened, ended                  atomic.Int64 // streams
 
 	mu     sync.Mutex
 	report Report
@@ -265,6 +274,8 @@ func (r *readerRun) drain(ctx context.Context, opened func()) Report {
 	all.Wait()
 	r.report.Stage = StageDone
 	r.report.Bytes, r.report.Events, r.report.Retries = r.bytes.Load(), r.events.Load(), r.retries.Load()
+	r.report.Plain, r.report.Responses = r.plain.Load(), r.responses.Load()
+	r.report.Compressed, r.report.Members = r.compressed.Load(), r.members.Load()
 	r.report.Reconnects = r.reconnects.Load()
 	return r.report
 }

@@ -5,15 +5,14 @@ package client
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -28,10 +27,11 @@ type stream struct {
 	path     string
 	answered func() // to be called when the stream view.Counts as open; it does so once
 
-	count int64  // events so far, over reconnects, without bookmarks
-	last  uint64 // resourceVersion of the latest event, of UntilCount only
+	count int64  // events so far, over reconnects, without bookmarks; of UntilCount live ones only
+	last  uint64 // resourceVersion of the latest event, or of the end of the initial ones; of UntilCount only
+	live  bool   // the initial events have ended, of UntilCount with Initial only
 
-	// invariant of UntilCount: every event's resourceVersion is higher than last.
+	// invariant of UntilCount: every live event's resourceVersion is higher than last.
 }
 
 var (
@@ -40,7 +40,19 @@ var (
 	errClosed   = errors.New("the server closed the watch")
 )
 
+// read reads all that the job wants of one stream.
 func (s *stream) read(ctx context.Context) error {
+	for range max(1, s.job.Repeat) {
+		s.count = 0
+		if err := s.through(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// through reads one watch or list until it is through, however many requests that takes.
+func (s *stream) through(ctx context.Context) error {
 	for {
 		err := s.once(ctx)
 		switch {
@@ -52,12 +64,27 @@ func (s *stream) read(ctx context.Context) error {
 		case errors.Is(err, errClosed) && s.job.Until == UntilCount && s.last > 0 && ctx.Err() == nil:
 			// A server may close a watch that cannot keep up; the client goes on from the last event that it has.
 			s.reconnects.Add(1)
-			before, _, _ := strings.Cut(s.path, "&resourceVersion=")
-			s.path = before + "&resourceVersion=" + strconv.FormatUint(s.last, 10)
+			if s.path, err = resumed(s.path, s.last); err != nil {
+				return err
+			}
 		default:
 			return err
 		}
 	}
+}
+
+// resumed is the path of a watch that goes on after a resourceVersion, whatever it began with.
+func resumed(path string, after uint64) (string, error) {
+	u, err := url.Parse(path)
+	if err != nil {
+		return "", err
+	}
+	query := u.Query()
+	query.Del("sendInitialEvents")
+	query.Del("resourceVersionMatch")
+	query.Set("resourceVersion", strconv.FormatUint(after, 10))
+	u.RawQuery = query.Encode()
+	return u.String(), nil
 }
 
 func (s *stream) once(ctx context.Context) error {
@@ -69,10 +96,23 @@ func (s *stream) once(ctx context.Context) error {
 	if !s.job.Initial {
 		s.answered()
 	}
-	if s.job.Until == UntilBody {
-		return s.list(resp)
+	body, err := Decode(resp, &totalledReader{r: resp.Body, total: &s.bytes})
+	if err != nil {
+		return err
 	}
-	frames := NewFrameReader(s.job.Format, resp.Body, s.job.Until == UntilCount)
+	s.responses.Add(1)
+	if inflater, ok := body.(*inflater); ok {
+		if !s.job.Gzip {
+			return errors.New("the server compresses, which it was not asked for")
+		}
+		s.compressed.Add(1)
+		defer func() { s.members.Add(inflater.members) }()
+	}
+	body = &totalledReader{r: body, total: &s.plain}
+	if s.job.Until == UntilBody {
+		return s.list(body)
+	}
+	frames := NewFrameReader(s.job.Format, body, s.job.Until == UntilCount)
 	for {
 		e, err := frames.Next()
 		if err != nil {
@@ -84,7 +124,6 @@ func (s *stream) once(ctx context.Context) error {
 			}
 			return fmt.Errorf("after %d events: %w", s.count, err)
 		}
-		s.bytes.Add(e.bytes)
 		end, err := s.event(e)
 		if end || err != nil {
 			return err
@@ -92,18 +131,7 @@ func (s *stream) once(ctx context.Context) error {
 	}
 }
 
-func (s *stream) list(resp *http.Response) error {
-	var body io.Reader = &totalledReader{r: resp.Body, total: &s.bytes}
-	if s.job.Gzip {
-		if resp.Header.Get("Content-Encoding") != "gzip" {
-			return errors.New("the server does not compress")
-		}
-		inflated, err := gzip.NewReader(body)
-		if err != nil {
-			return fmt.Errorf("inflate a list: %w", err)
-		}
-		body = inflated
-	}
+func (s *stream) list(body io.Reader) error {
 	items, _, err := countList(s.job.Format, body)
 	s.events.Add(items)
 	if err == nil && items != s.job.Expect {
@@ -137,6 +165,11 @@ func (s *stream) event(e Event) (bool, error) {
 			return false, nil
 		}
 		s.answered()
+		if s.job.Until == UntilCount {
+			meta, err := metaOf(s.job.Format, e.detail)
+			s.last, s.live = meta.resourceVersion, true
+			return false, err
+		}
 		if s.job.Until != UntilSynced {
 			return false, nil
 		}
@@ -144,6 +177,9 @@ func (s *stream) event(e Event) (bool, error) {
 			return false, fmt.Errorf("%d initial objects, want %d", s.count, s.job.Expect)
 		}
 		return true, nil
+	}
+	if s.job.Until == UntilCount && s.job.Initial && !s.live {
+		return false, nil
 	}
 	s.count++
 	s.events.Add(1)
@@ -173,10 +209,18 @@ func Pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Open makes one request of a reader with an administrator's connection.
-func Open(ctx context.Context, admin *rig.Admin, f Format, until Until, path string) (*http.Response, error) {
-	run := &readerRun{base: admin.Base, job: Job{Access: admin.Access, Format: f, Until: until}}
-	return run.open(ctx, admin.HTTP, path)
+// Ask is what a reader asks for in one request.
+type Ask struct {
+	Path   string // with its query
+	Format Format
+	Until  Until // UntilSynced for a watch list, UntilBody for a list
+	Gzip   bool
+}
+
+// Open makes one request of a reader with an administrator's connection. Decode gives what its body holds.
+func Open(ctx context.Context, admin *rig.Admin, ask Ask) (*http.Response, error) {
+	run := &readerRun{base: admin.Base, job: Job{Access: admin.Access, Format: ask.Format, Until: ask.Until, Gzip: ask.Gzip}}
+	return run.open(ctx, admin.HTTP, ask.Path)
 }
 
 const readerAgent = "weir-bench-reader"
@@ -195,7 +239,7 @@ func (r *readerRun) open(ctx context.Context, client *http.Client, path string) 
 		}
 		req.Header.Set("Accept", accept)
 		if r.job.Gzip {
-			req.Header.Set("Accept-Encoding", "gzip")
+			req.Header.Set("Accept-Encoding", gzipCoding)
 		}
 		r.job.Access.Authorize(req)
 		req.Header.Set("User-Agent", readerAgent)

@@ -59,13 +59,16 @@ func Secrets(at Place, objects, size int) Set {
 	}
 }
 
-// Pods is "b": many realistic Pods, over 60 namespaces and 1,000 nodes.
-func Pods(at Place, objects int) Set {
+// Pods is "b": many realistic Pods, over 60 namespaces and 1,000 nodes. With a size they have as many more settings as make
+// them about so many bytes in protobuf.
+func Pods(at Place, objects, size int) Set {
 	return Set{
-		Name: "b", Resources: []string{at.Collection("/api/v1", "pods")}, Objects: objects, namespaces: 60, place: at,
+		Name: "b", Resources: []string{at.Collection("/api/v1", "pods")}, Objects: objects, ObjectSize: size, namespaces: 60, place: at,
 		prepare: func(ctx context.Context, client kubernetes.Interface) error { return at.PreparePods(ctx, client) },
 		create: func(ctx context.Context, client kubernetes.Interface, namespace string, i int) error {
-			return CreatePod(ctx, client, namespace, at.Pod(i), i)
+			pod := at.Pod(i)
+			pad(pod, size)
+			return CreatePod(ctx, client, namespace, pod, i)
 		},
 	}
 }

@@ -4,6 +4,7 @@
 package dataset
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 
@@ -13,7 +14,7 @@ import (
 // On a shared cluster nothing is read or written outside of the run's namespace and API group.
 func TestSharedPlaceIsOneNamespace(t *testing.T) {
 	at := Place{Only: "mine", Run: "0a1b2c3d"}
-	for _, d := range []Set{Secrets(at, 9, 9), Pods(at, 9), ConfigMaps(at, 9, 9), CustomResources(at, 9)} {
+	for _, d := range []Set{Secrets(at, 9, 9), Pods(at, 9, 0), ConfigMaps(at, 9, 9), CustomResources(at, 9)} {
 		for _, path := range d.Resources {
 			if !strings.Contains(path, "/namespaces/mine/") {
 				t.Errorf("dataset %s is read at %s", d.Name, path)
@@ -44,5 +45,24 @@ func TestSharedPlaceIsOneNamespace(t *testing.T) {
 	pod := at.Pod(7)
 	if pod.Spec.NodeName != "" || len(pod.OwnerReferences) > 0 || pod.Spec.SchedulerName == "" || pod.Spec.SchedulerName == "default-scheduler" {
 		t.Errorf("Pod: node %q, owners %v, scheduler %q", pod.Spec.NodeName, pod.OwnerReferences, pod.Spec.SchedulerName)
+	}
+}
+
+// A Pod gets the size that is asked for, as far as settings and what the server notes of them make it up; nothing else changes.
+func TestPodsAreMadeLarger(t *testing.T) {
+	for _, size := range []int{0, podBytes, podBytes + 100, 10_240, 30_000} {
+		plain, padded := newPod(7), newPod(7)
+		pad(padded, size)
+		grown := padded.Size() - plain.Size()
+		for _, v := range padded.Spec.Containers[0].Env[len(plain.Spec.Containers[0].Env):] {
+			grown += len(`"k:{\"name\":\"\"}":{".":{},"f:name":{},"f:value":{}},`) + len(v.Name)
+		}
+		if off := podBytes + grown - max(size, podBytes); off < -160 || off > 160 {
+			t.Errorf("a Pod of %d bytes has about %d", size, podBytes+grown)
+		}
+		padded.Spec.Containers[0].Env = plain.Spec.Containers[0].Env
+		if !reflect.DeepEqual(plain, padded) {
+			t.Errorf("a Pod of %d bytes differs in more than its settings", size)
+		}
 	}
 }

@@ -105,6 +105,27 @@ func newPod(i int) *corev1.Pod {
 	return pod
 }
 
+// podBytes is about what a Pod takes in protobuf, with what the server adds to it.
+const podBytes = 7_900
+
+// pad gives a Pod more settings, until another one would not bring it nearer to so many bytes in protobuf.
+func pad(pod *corev1.Pod, size int) {
+	c := &pod.Spec.Containers[0]
+	for now := podBytes; ; {
+		v := corev1.EnvVar{
+			Name:  fmt.Sprintf("SHOP_OPTION_%05d", len(c.Env)),
+			Value: fmt.Sprintf("https://option-%02d.shop.svc.cluster.local:8443/api", len(c.Env)%100),
+		}
+		// The server's managed fields name each setting, in JSON.
+		more := 2 + v.Size() + len(`"k:{\"name\":\"`+v.Name+`\"}":{".":{},"f:name":{},"f:value":{}},`)
+		if now+more/2 > size {
+			return
+		}
+		c.Env = append(c.Env, v)
+		now += more
+	}
+}
+
 func podContainer(name, image string, env int, port int32) corev1.Container {
 	no, yes := false, true
 	c := corev1.Container{

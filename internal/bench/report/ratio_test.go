@@ -11,8 +11,8 @@ func TestMaxRatios(t *testing.T) {
 		limit  string
 		broken int
 	}{
-		{"received MB=1", 0},       // 1.00
-		{"received MB=0.9", 1},     // too much
+		{"wire MB=1", 0},           // 1.00
+		{"wire MB=0.9", 1},         // too much
 		{"server CPU s=0.5", 1},    // the phase that failed cannot be compared
 		{"no such figure=2", 1},    // holds nothing
 		{"RSS peak MB=0.43999", 2}, // 0.44, and the phase that failed

@@ -34,6 +34,7 @@ type Target struct {
 	Binary string   `json:"binary,omitempty"` // path of a kube-apiserver; empty for this program
 	Argv0  string   `json:"argv0,omitempty"`  // name that it is started under
 	Args   []string `json:"args,omitempty"`   // beside the flags that every target gets
+	Sends  string   `json:"sends,omitempty"`  // the target whose bytes this one sends, of the static one
 }
 
 // Machine is where it was measured. Figures compare within one machine only.
@@ -59,6 +60,7 @@ type TargetRun struct {
 	Scenario string   `json:"scenario"`
 	Label    string   `json:"label"` // tells apart runs of one scenario with several parameters; fit for a file name
 	Params   any      `json:"params"`
+	Asks     string   `json:"asks,omitempty"` // what the clients ask for, in words: verb, format, compression
 	Round    int      `json:"round"`
 	Phases   []*Phase `json:"phases"`
 	Failure  string   `json:"failure,omitempty"` // why the run is not complete, such as the server's death

@@ -24,14 +24,15 @@ func twoTargets() *Results {
 	}
 	quick, dies := run("weir", 2, 100), run("stock", 30, 70)
 	quick.Phases = []*Phase{
-		{Name: "watchlist a protobuf x16", Began: 20, Wall: 20, CPU: 2, RSSBefore: 400e6, RSSPeak: 440e6, RSSAfter: 440e6, Figures: map[string]float64{"received MB": 6400}},
+		{Name: "watchlist a protobuf x16", Began: 20, Wall: 20, CPU: 2, RSSBefore: 400e6, RSSPeak: 440e6, RSSAfter: 440e6, Figures: map[string]float64{"wire MB": 6400}},
 		{Name: "watchlist a protobuf x64", Began: 50, Wall: 40, CPU: 8, RSSBefore: 460e6, RSSPeak: 540e6, RSSAfter: 540e6},
 	}
 	dies.Phases = []*Phase{
-		{Name: "watchlist a protobuf x16", Began: 20, Wall: 20, CPU: 10, RSSBefore: 400e6, RSSPeak: 1000e6, RSSAfter: 1000e6, Figures: map[string]float64{"received MB": 6400}},
+		{Name: "watchlist a protobuf x16", Began: 20, Wall: 20, CPU: 10, RSSBefore: 400e6, RSSPeak: 1000e6, RSSAfter: 1000e6, Figures: map[string]float64{"wire MB": 6400}},
 		{Name: "watchlist a protobuf x64", Began: 45, Wall: 25, RSSBefore: 1150e6, Errors: []string{"target stock died"}},
 	}
 	dies.Failure = "target stock died: signal: killed; its log x ends: y"
+	quick.Asks, dies.Asks = "readers ask for watch lists, protobuf, gzip", "readers ask for watch lists, protobuf, gzip"
 	return &Results{Targets: []Target{{Name: "stock"}, {Name: "weir"}}, Runs: []TargetRun{dies, quick}}
 }
 
@@ -82,12 +83,26 @@ func TestTableComparesWithTheFirstTarget(t *testing.T) {
 	}
 }
 
+// What was asked for is told once for all targets.
+func TestTableTellsWhatWasAskedFor(t *testing.T) {
+	var out bytes.Buffer
+	r := twoTargets()
+	r.Targets = append(r.Targets, Target{Name: "static", Sends: "weir"})
+	if err := r.Table(&out); err != nil {
+		t.Fatal(err)
+	}
+	want := "\nwatchlist-a-protobuf: readers ask for watch lists, protobuf, gzip\nstatic: sends what weir sent\n"
+	if !strings.HasSuffix(out.String(), want) {
+		t.Errorf("no %q at the end of\n%s", want, out.String())
+	}
+}
+
 func TestGobenchLines(t *testing.T) {
 	var out bytes.Buffer
 	if err := twoTargets().Gobench(&out); err != nil {
 		t.Fatal(err)
 	}
-	want := "BenchmarkWatchlist_a_protobuf_x16/target=stock 1 20000000000 ns/op 10 server-cpu-s 1000000000 peak-rss-B 6400 received-MB\n"
+	want := "BenchmarkWatchlist_a_protobuf_x16/target=stock 1 20000000000 ns/op 10 server-cpu-s 1000000000 peak-rss-B 6400 wire-MB\n"
 	if !strings.Contains(out.String(), want) {
 		t.Errorf("no line\n%sin\n%s", want, out.String())
 	}

@@ -6,10 +6,11 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 )
 
-// Table writes the medians per figure and target, and each target's ratio to the first.
+// Table writes the medians per figure and target, and each target's ratio to the first, and below what was asked for.
 func (r *Results) Table(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(tw, "phase\tfigure\t")
@@ -46,7 +47,32 @@ func (r *Results) Table(w io.Writer) error {
 		}
 		fmt.Fprintln(tw)
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	return r.caption(w)
+}
+
+// caption writes what has to be known to read the table.
+func (r *Results) caption(w io.Writer) error {
+	var lines []string
+	for _, run := range r.Runs {
+		line := run.Label + ": " + run.Asks
+		if run.Asks != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	for _, t := range r.Targets {
+		if t.Sends != "" {
+			lines = append(lines, fmt.Sprintf("%s: sends what %s sent", t.Name, t.Sends))
+		}
+	}
+	for _, line := range lines {
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func number(v float64) string {

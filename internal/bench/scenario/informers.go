@@ -22,7 +22,7 @@ type Informers struct {
 }
 
 func (sc *Informers) label() string {
-	return fmt.Sprintf("%s-%s-%s", sc.Command, sc.Format, sc.how())
+	return labelled(fmt.Sprintf("%s-%s-%s", sc.Command, sc.Format, sc.how()), sc.Gzip)
 }
 
 func (sc *Informers) how() string {
@@ -34,7 +34,14 @@ func (sc *Informers) how() string {
 
 // About implements Scenario.
 func (sc *Informers) About() About {
-	return About{Name: sc.Command, Label: sc.label(), Datasets: []string{sc.Dataset}, Rounds: 1}
+	what := "lists and watches"
+	if sc.WatchList {
+		what = "watch lists"
+	}
+	return About{
+		Name: sc.Command, Label: sc.label(), Datasets: []string{sc.Dataset}, Rounds: 1,
+		Asks: asks("client-go informers", what, sc.Format, sc.Gzip),
+	}
 }
 
 func (sc *Informers) run(ctx context.Context, s *session) error {
@@ -58,7 +65,7 @@ func (sc *Informers) once(ctx context.Context, s *session, count int) error {
 		return err
 	}
 	defer child.End()
-	_, err = s.phase(ctx, fmt.Sprintf("%s %s %s x%d", sc.Command, sc.Format, sc.how(), count), func(ctx context.Context, p *report.Phase) error {
+	_, err = s.phase(ctx, fmt.Sprintf("%s %s %s x%d", sc.Command, form(sc.Format, sc.Gzip), sc.how(), count), func(ctx context.Context, p *report.Phase) error {
 		if err := child.Go(); err != nil {
 			return err
 		}
@@ -66,7 +73,7 @@ func (sc *Informers) once(ctx context.Context, s *session, count int) error {
 		if err != nil {
 			return err
 		}
-		p.Figures["received MB"] = float64(done.Bytes) / 1e6
+		s.tellWire(p, done, sc.Gzip)
 		p.Figures["synced median s"] = report.Median(done.Seconds)
 		p.Figures["synced last s"] = report.Quantile(done.Seconds, 1)
 		return nil

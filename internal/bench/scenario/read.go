@@ -6,6 +6,7 @@ package scenario
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/weir-project/weir/internal/bench/client"
@@ -56,10 +57,14 @@ type Read struct {
 	Format        client.Format `json:"format"`
 	Streams       []int         `json:"streams"` // a dataset served in several versions has its streams spread over them
 	PerConnection int           `json:"perConnection"`
-	Again         int           `json:"again"` // how often each is measured on the same server
-	// Consistent lists are asked for without a resourceVersion; Gzip has them compressed.
+	Again         int           `json:"again"`  // how often each is measured on the same server
+	Repeat        int           `json:"repeat"` // how often each stream asks in one phase, one time after the other
+	// Consistent lists are asked for without a resourceVersion.
 	Consistent bool `json:"consistent,omitempty"`
-	Gzip       bool `json:"gzip,omitempty"`
+	// Gzip asks for compressed responses.
+	Gzip bool `json:"gzip,omitempty"`
+	// Warm has one client ask for the same before each phase, which does not count.
+	Warm bool `json:"warm,omitempty"`
 }
 
 // The verbs of Read.
@@ -77,10 +82,25 @@ func (sc *Read) label() string {
 	if sc.Consistent {
 		label += "-consistent"
 	}
-	if sc.Gzip {
-		label += "-gzip"
+	if sc.Warm {
+		label += "-warm"
 	}
-	return label
+	return labelled(label, sc.Gzip)
+}
+
+func (sc *Read) asks() string {
+	var what []string
+	for _, verb := range sc.Verbs {
+		switch {
+		case verb != VerbList:
+			what = append(what, "watch lists")
+		case sc.Consistent:
+			what = append(what, "consistent lists")
+		default:
+			what = append(what, "lists at resourceVersion=0")
+		}
+	}
+	return asks("readers", strings.Join(what, " and "), sc.Format, sc.Gzip)
 }
 
 // Recordings implements Recorded.
@@ -89,7 +109,7 @@ func (sc *Read) Recordings(data map[string]dataset.Set) []static.Recording {
 	for _, verb := range sc.Verbs {
 		query, until := sc.request(verb)
 		for _, path := range data[sc.Dataset].Resources {
-			list = append(list, static.Recording{Path: path + query, Format: sc.Format, Until: until})
+			list = append(list, static.Recording{Ask: client.Ask{Path: path + query, Format: sc.Format, Until: until, Gzip: sc.Gzip}})
 		}
 	}
 	return list
@@ -109,7 +129,7 @@ func (sc *Read) request(verb string) (query string, until client.Until) {
 
 // About implements Scenario.
 func (sc *Read) About() About {
-	return About{Name: sc.Command, Label: sc.label(), Datasets: []string{sc.Dataset}, Rounds: 1}
+	return About{Name: sc.Command, Label: sc.label(), Datasets: []string{sc.Dataset}, Rounds: 1, Asks: sc.asks()}
 }
 
 func (sc *Read) run(ctx context.Context, s *session) error {
@@ -120,7 +140,7 @@ func (sc *Read) run(ctx context.Context, s *session) error {
 	for _, verb := range sc.Verbs {
 		for _, streams := range sc.Streams {
 			for again := range sc.Again {
-				name := fmt.Sprintf("%s %s %s x%d", verb, sc.Dataset, sc.Format, streams)
+				name := fmt.Sprintf("%s x%d", sc.phase(verb), streams)
 				if again > 0 {
 					name += fmt.Sprintf(" again %d", again)
 				}
@@ -143,23 +163,64 @@ func (sc *Read) run(ctx context.Context, s *session) error {
 	return nil
 }
 
+// phase begins the names of a verb's phases.
+func (sc *Read) phase(verb string) string {
+	name := verb + " " + sc.Dataset + " " + form(sc.Format, sc.Gzip)
+	if sc.Warm {
+		name += " warm"
+	}
+	if sc.Repeat > 1 {
+		name += fmt.Sprintf(" %d times", sc.Repeat)
+	}
+	return name
+}
+
 func (sc *Read) once(ctx context.Context, s *session, verb string, streams int, name string) (*report.Phase, error) {
-	data := s.Data[sc.Dataset]
-	query, until := sc.request(verb)
-	readers, err := s.startReaders(ctx, client.Job{
-		Paths: pathsOf(data, query), Format: sc.Format, Streams: streams,
-		PerConnection: sc.PerConnection, Until: until, Expect: data.Served, Gzip: sc.Gzip && verb == VerbList,
-	})
+	if sc.Warm {
+		if err := sc.warm(ctx, s, verb); err != nil {
+			return nil, fmt.Errorf("ask before %s: %w", name, err)
+		}
+	}
+	job := sc.job(s, verb)
+	job.Streams, job.Repeat = streams, sc.Repeat
+	readers, err := s.startReaders(ctx, job)
 	if err != nil {
 		return nil, err
 	}
 	defer readers.End()
 	before, counted := s.allocated(ctx)
-	p, err := s.phase(ctx, name, func(ctx context.Context, p *report.Phase) error { return drain(ctx, readers, p) })
+	p, err := s.phase(ctx, name, func(ctx context.Context, p *report.Phase) error { return s.drain(ctx, readers, p, sc.Gzip) })
 	if after, ok := s.allocated(ctx); err == nil && ok && counted {
 		p.Figures["allocated MB"] = (after - before) / 1e6
 	}
 	return p, err
+}
+
+// job is what the readers of a verb do, but for how many they are.
+func (sc *Read) job(s *session, verb string) client.Job {
+	data := s.Data[sc.Dataset]
+	query, until := sc.request(verb)
+	return client.Job{
+		Paths: pathsOf(data, query), Format: sc.Format, PerConnection: sc.PerConnection,
+		Until: until, Expect: data.Served, Gzip: sc.Gzip,
+	}
+}
+
+// warm has one client ask for each collection, as those will that are measured.
+func (sc *Read) warm(ctx context.Context, s *session, verb string) error {
+	defer s.show("asking once, before it counts").Finish()
+	job := sc.job(s, verb)
+	job.Streams = len(job.Paths)
+	readers, err := s.startReaders(ctx, job)
+	if err != nil {
+		return err
+	}
+	defer readers.End()
+	if err := readers.Go(); err != nil {
+		return err
+	}
+	_, err = readers.Hear(ctx, client.StageDone)
+	return err
 }
 
 // allocated returns how many bytes the server has allocated on its heap since it started,
@@ -181,7 +242,7 @@ func pathsOf(data dataset.Set, query string) []string {
 }
 
 // drain has the readers go and waits until all are through.
-func drain(ctx context.Context, readers *client.Child, p *report.Phase) error {
+func (s *session) drain(ctx context.Context, readers *client.Child, p *report.Phase, gzip bool) error {
 	if err := readers.Go(); err != nil {
 		return err
 	}
@@ -189,7 +250,7 @@ func drain(ctx context.Context, readers *client.Child, p *report.Phase) error {
 	if err != nil {
 		return err
 	}
-	p.Figures["received MB"] = float64(done.Bytes) / 1e6
+	s.tellWire(p, done, gzip)
 	p.Figures["retries"] = float64(done.Retries)
 	p.Figures["synced median s"] = report.Median(done.Seconds)
 	p.Figures["synced last s"] = report.Quantile(done.Seconds, 1)
@@ -201,11 +262,15 @@ type Storm struct {
 	Dataset string        `json:"dataset"`
 	Format  client.Format `json:"format"`
 	Streams int           `json:"streams"`
+	Gzip    bool          `json:"gzip,omitempty"`
 }
 
 // About implements Scenario.
 func (sc *Storm) About() About {
-	return About{Name: "storm", Label: "storm-" + sc.Dataset + "-" + string(sc.Format), Datasets: []string{sc.Dataset}, Rounds: 1, StartsServer: true}
+	return About{
+		Name: "storm", Label: labelled("storm-"+sc.Dataset+"-"+string(sc.Format), sc.Gzip), Datasets: []string{sc.Dataset}, Rounds: 1,
+		StartsServer: true, Asks: asks("readers", "watch lists", sc.Format, sc.Gzip),
+	}
 }
 
 func (sc *Storm) run(ctx context.Context, s *session) error {
@@ -213,13 +278,13 @@ func (sc *Storm) run(ctx context.Context, s *session) error {
 	data := s.Data[sc.Dataset]
 	readers, err := s.startReaders(ctx, client.Job{
 		Paths: pathsOf(data, watchListQuery), Format: sc.Format, Streams: sc.Streams, PerConnection: 1,
-		Until: client.UntilSynced, Expect: data.Served, Insist: true,
+		Until: client.UntilSynced, Expect: data.Served, Insist: true, Gzip: sc.Gzip,
 	})
 	if err != nil {
 		return err
 	}
 	defer readers.End()
-	_, err = s.measure(ctx, fmt.Sprintf("storm %s %s x%d", sc.Dataset, sc.Format, sc.Streams), true,
-		func(ctx context.Context, p *report.Phase) error { return drain(ctx, readers, p) })
+	_, err = s.measure(ctx, fmt.Sprintf("storm %s %s x%d", sc.Dataset, form(sc.Format, sc.Gzip), sc.Streams), true,
+		func(ctx context.Context, p *report.Phase) error { return s.drain(ctx, readers, p, sc.Gzip) })
 	return err
 }

@@ -40,6 +40,8 @@ type About struct {
 	Rounds int
 	// Writes are the resources that it writes beside the datasets, into a namespace that is called after it.
 	Writes []string
+	// Asks is what the clients ask for, in words; empty where there is nothing to tell.
+	Asks string
 	// StartsServer says that it measures a server's start, and so needs one that bench starts.
 	StartsServer bool
 }
@@ -76,7 +78,7 @@ func (u Setup) Measure(ctx context.Context, sc Scenario, srv *Server, began time
 		return nil, err
 	}
 	about := sc.About()
-	record := &report.TargetRun{Target: srv.Target.Name, Scenario: about.Name, Label: about.Label, Params: sc, Round: u.Round}
+	record := &report.TargetRun{Target: srv.Target.Name, Scenario: about.Name, Label: about.Label, Params: sc, Asks: about.Asks, Round: u.Round}
 	s := &session{Setup: u, server: srv, sampler: startSampler(of, began), record: record, started: began}
 	alive, cancel := srv.Alive(ctx)
 	err = sc.run(alive, s)

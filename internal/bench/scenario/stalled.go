@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
+	"github.com/weir-project/weir/internal/bench/client"
 	"github.com/weir-project/weir/internal/bench/dataset"
 	"github.com/weir-project/weir/internal/bench/report"
 )
@@ -26,12 +27,16 @@ type Stalled struct {
 	ObjectSize int           `json:"objectSize"` // bytes
 	Rate       float64       `json:"rate"`       // writes per second
 	Lasts      time.Duration `json:"lasts"`
+	Gzip       bool          `json:"gzip,omitempty"` // asks for compressed watches; upstream's server compresses those with initial events
 	Data       []string      `json:"data"`
 }
 
 // About implements Scenario.
 func (sc *Stalled) About() About {
-	return About{Name: "stalled", Label: "stalled", Datasets: sc.Data, Rounds: 1, Writes: []string{"configmaps"}}
+	return About{
+		Name: "stalled", Label: labelled("stalled", sc.Gzip), Datasets: sc.Data, Rounds: 1, Writes: []string{"configmaps"},
+		Asks: asks("clients that do not read", "watches", client.FormatJSON, sc.Gzip),
+	}
 }
 
 func (sc *Stalled) run(ctx context.Context, s *session) error {
@@ -92,7 +97,11 @@ func (sc *Stalled) run(ctx context.Context, s *session) error {
 			return err
 		}
 	}
-	_, err = s.phase(ctx, fmt.Sprintf("stalled %d x3", sc.Watches), func(ctx context.Context, p *report.Phase) error {
+	name := "stalled"
+	if sc.Gzip {
+		name += " gzip"
+	}
+	_, err = s.phase(ctx, fmt.Sprintf("%s %d x3", name, sc.Watches), func(ctx context.Context, p *report.Phase) error {
 		if err := sc.churn(ctx, s, p, func(n int) error {
 			_, err := write(busy, n%sc.Objects, 1+n)
 			return err
@@ -129,6 +138,9 @@ func (sc *Stalled) open(ctx context.Context, s *session, path string) ([]*http.R
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.server.URL+path, nil)
 		if err != nil {
 			return opened, err
+		}
+		if sc.Gzip {
+			req.Header.Set("Accept-Encoding", "gzip")
 		}
 		resp, err := (&http.Client{Transport: transport}).Do(req)
 		if err != nil {
@@ -184,7 +196,11 @@ func held(ctx context.Context, s *session, p *report.Phase, when string) error {
 func told(r *http.Response) float64 {
 	timer := time.AfterFunc(10*time.Second, func() { _ = r.Body.Close() })
 	defer timer.Stop()
-	body, _ := io.ReadAll(r.Body) // a watch that goes on is closed, and tells nothing of the kind
+	plain, err := client.Decode(r, r.Body)
+	if err != nil {
+		return 0
+	}
+	body, _ := io.ReadAll(plain) // a watch that goes on is closed, and tells nothing of the kind
 	if bytes.Contains(body, []byte(`"code":410`)) {
 		return 1
 	}

@@ -20,7 +20,9 @@ type Watchers struct {
 	PerConnection int           `json:"perConnection"`
 	Format        client.Format `json:"format"`
 	Scope         string        `json:"scope"` // ScopeNamespace or ScopeAll
-	Data          []string      `json:"data"`
+	// Gzip asks for compressed watches; upstream's server compresses watch lists, which are those of ScopeNamespace.
+	Gzip bool     `json:"gzip,omitempty"`
+	Data []string `json:"data"`
 }
 
 // The scopes of Watchers.
@@ -34,7 +36,14 @@ const (
 
 // About implements Scenario.
 func (sc *Watchers) About() About {
-	return About{Name: "watchers", Label: "watchers-" + sc.Scope, Datasets: sc.Data, Rounds: 1, Writes: []string{"pods"}}
+	what := "watch lists"
+	if sc.Scope == ScopeAll {
+		what = "watches without initial events"
+	}
+	return About{
+		Name: "watchers", Label: labelled("watchers-"+sc.Scope, sc.Gzip), Datasets: sc.Data, Rounds: 1, Writes: []string{"pods"},
+		Asks: asks("readers", what, sc.Format, sc.Gzip),
+	}
 }
 
 func (sc *Watchers) run(ctx context.Context, s *session) error {
@@ -68,7 +77,7 @@ func (sc *Watchers) run(ctx context.Context, s *session) error {
 	readers, err := s.startReaders(ctx, client.Job{
 		Paths: []string{path}, Format: sc.Format, Streams: sc.Count, PerConnection: sc.PerConnection, Until: client.UntilEnd,
 		// A few at a time: what a crowd costs while it arrives is another scenario's question.
-		AtOnce: watchersAtOnce, Initial: sc.Scope == ScopeNamespace,
+		AtOnce: watchersAtOnce, Initial: sc.Scope == ScopeNamespace, Gzip: sc.Gzip,
 	})
 	if err != nil {
 		return err
@@ -81,7 +90,11 @@ func (sc *Watchers) run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.phase(ctx, fmt.Sprintf("watchers %s x%d", sc.Scope, sc.Count), func(ctx context.Context, _ *report.Phase) error {
+	scope := sc.Scope
+	if sc.Gzip {
+		scope += " gzip"
+	}
+	p, err := s.phase(ctx, fmt.Sprintf("watchers %s x%d", scope, sc.Count), func(ctx context.Context, _ *report.Phase) error {
 		if err := readers.Go(); err != nil {
 			return err
 		}
@@ -112,6 +125,9 @@ func (sc *Watchers) run(ctx context.Context, s *session) error {
 		p.Figures["live+stack kB/watch"] = perWatch(after.Heap.Alloc - before.Heap.Alloc + after.Heap.Stack - before.Heap.Stack)
 	}
 	readers.Finish()
-	_, err = readers.Hear(ctx, client.StageDone)
+	done, err := readers.Hear(ctx, client.StageDone)
+	if err == nil {
+		s.tellWire(p, done, sc.Gzip)
+	}
 	return err
 }

@@ -25,12 +25,21 @@ type Fanout struct {
 	ObjectSize    int           `json:"objectSize"`
 	PerConnection int           `json:"perConnection"`
 	Format        client.Format `json:"format"`
-	Data          []string      `json:"data"`
+	// Gzip asks for compressed watches. Upstream's server compresses watch lists only, so the watches are such then.
+	Gzip bool     `json:"gzip,omitempty"`
+	Data []string `json:"data"`
 }
 
 // About implements Scenario.
 func (sc *Fanout) About() About {
-	return About{Name: "fanout", Label: "fanout", Datasets: sc.Data, Rounds: 1, Writes: []string{"configmaps"}}
+	what := "watches"
+	if sc.Gzip {
+		what = "watch lists, whose live events count"
+	}
+	return About{
+		Name: "fanout", Label: labelled("fanout", sc.Gzip), Datasets: sc.Data, Rounds: 1, Writes: []string{"configmaps"},
+		Asks: asks("readers", what, sc.Format, sc.Gzip),
+	}
 }
 
 func (sc *Fanout) run(ctx context.Context, s *session) error {
@@ -56,9 +65,14 @@ func (sc *Fanout) run(ctx context.Context, s *session) error {
 		}
 		version = created.ResourceVersion
 	}
+	query := "?watch=1&allowWatchBookmarks=true&timeoutSeconds=3600&resourceVersion=" + version
+	if sc.Gzip {
+		query = watchListQuery
+	}
 	readers, err := s.startReaders(ctx, client.Job{
-		Paths:  []string{"/api/v1/namespaces/" + namespace + "/configmaps?watch=1&allowWatchBookmarks=true&timeoutSeconds=3600&resourceVersion=" + version},
+		Paths:  []string{"/api/v1/namespaces/" + namespace + "/configmaps" + query},
 		Format: sc.Format, Streams: sc.Watchers, PerConnection: sc.PerConnection, Until: client.UntilCount, Expect: int64(sc.Updates),
+		Gzip: sc.Gzip, Initial: sc.Gzip,
 	})
 	if err != nil {
 		return err
@@ -70,7 +84,11 @@ func (sc *Fanout) run(ctx context.Context, s *session) error {
 	if _, err := readers.Hear(ctx, client.StageOpen); err != nil {
 		return err
 	}
-	_, err = s.phase(ctx, fmt.Sprintf("fanout %d x%d", sc.Updates, sc.Watchers), func(ctx context.Context, p *report.Phase) error {
+	name := "fanout"
+	if sc.Gzip {
+		name += " gzip"
+	}
+	_, err = s.phase(ctx, fmt.Sprintf("%s %d x%d", name, sc.Updates, sc.Watchers), func(ctx context.Context, p *report.Phase) error {
 		began := time.Now()
 		for i := range sc.Updates {
 			if sc.Rate > 0 {
@@ -90,7 +108,7 @@ func (sc *Fanout) run(ctx context.Context, s *session) error {
 		}
 		p.Figures["events"] = float64(done.Events)
 		p.Figures["reconnects"] = float64(done.Reconnects)
-		p.Figures["received MB"] = float64(done.Bytes) / 1e6
+		s.tellWire(p, done, sc.Gzip)
 		return nil
 	})
 	return err

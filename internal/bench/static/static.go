@@ -21,43 +21,54 @@ import (
 
 const subcommand = "internal-static"
 
-// Recording is one response that the server must be able to give.
-type Recording struct {
-	Path   string // of the request, with its query
-	Format client.Format
-	Until  client.Until // UntilSynced for a watch list, UntilBody for a list
-}
+// Recording is one response that the server must be able to give, with the content coding in which it came.
+type Recording struct{ client.Ask }
 
-// recordingFile names a recording: the request's path says which.
-func recordingFile(urlPath string, f client.Format, watch bool) string {
-	verb := "list"
-	if watch {
-		verb = "watch"
+const (
+	verbList  = "list"
+	verbWatch = "watch"
+	gzip      = "gzip"
+)
+
+// recordingFile names a recording: the request's path, its verb and format, and the response's content coding say which.
+func recordingFile(urlPath, verb string, f client.Format, coding string) string {
+	name := strings.ReplaceAll(strings.Trim(urlPath, "/"), "/", "_") + "." + verb + "." + string(f)
+	if coding != "" {
+		name += "." + coding
 	}
-	return strings.ReplaceAll(strings.Trim(urlPath, "/"), "/", "_") + "." + verb + "." + string(f)
+	return name
 }
 
-// Save writes the response, as a server sends it now, into a file in dir.
+// Save writes the response, as a server sends it now, into a file in dir: compressed where the server compresses it.
 func (r Recording) Save(ctx context.Context, server *rig.Admin, dir string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	resp, err := client.Open(ctx, server, r.Format, r.Until, r.Path)
+	resp, err := client.Open(ctx, server, r.Ask)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	file, err := os.Create(filepath.Join(dir, recordingFile(resp.Request.URL.Path, r.Format, r.Until == client.UntilSynced)))
+	verb := verbWatch
+	if r.Until == client.UntilBody {
+		verb = verbList
+	}
+	file, err := os.Create(filepath.Join(dir, recordingFile(resp.Request.URL.Path, verb, r.Format, resp.Header.Get("Content-Encoding"))))
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	if r.Until == client.UntilBody {
+	if verb == verbList {
 		if _, err := io.Copy(file, resp.Body); err != nil {
 			return fmt.Errorf("record %s: %w", r.Path, err)
 		}
 		return file.Close()
 	}
-	frames := client.NewFrameReader(r.Format, io.TeeReader(resp.Body, file), false)
+	// What has come when the initial events are understood to have ended is enough for the next to understand that.
+	plain, err := client.Decode(resp, io.TeeReader(resp.Body, file))
+	if err != nil {
+		return fmt.Errorf("record %s: %w", r.Path, err)
+	}
+	frames := client.NewFrameReader(r.Format, plain, false)
 	for {
 		e, err := frames.Next()
 		if err != nil {
@@ -111,19 +122,25 @@ func serve(ctx context.Context, dir, address, cert, key string) error {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"gitVersion":"static"}`) })
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, req *http.Request) {
-		f := client.FormatJSON
-		if strings.HasPrefix(req.Header.Get("Accept"), client.FormatProtobuf.MediaType()) {
-			f = client.FormatProtobuf
-		}
-		watch := req.URL.Query().Has("watch")
-		body, ok := bodies[recordingFile(req.URL.Path, f, watch)]
-		if !ok {
-			http.Error(w, "not recorded", http.StatusNotFound)
-			return
-		}
+		f, verb := formatOf(req.Header.Get("Accept")), verbList
 		contentType := f.MediaType()
-		if watch {
-			contentType = f.Accept()
+		if req.URL.Query().Has("watch") {
+			verb, contentType = verbWatch, f.Accept()
+		}
+		var body []byte
+		compressed := false
+		if strings.Contains(req.Header.Get("Accept-Encoding"), gzip) {
+			body, compressed = bodies[recordingFile(req.URL.Path, verb, f, gzip)]
+		}
+		if compressed {
+			w.Header().Set("Content-Encoding", gzip)
+			w.Header().Set("Vary", "Accept-Encoding")
+		} else {
+			var ok bool
+			if body, ok = bodies[recordingFile(req.URL.Path, verb, f, "")]; !ok {
+				http.Error(w, "not recorded", http.StatusNotFound)
+				return
+			}
 		}
 		w.Header().Set("Content-Type", contentType)
 		// In pieces of 64 KB, as a server would that has the data in many objects.
@@ -134,7 +151,7 @@ func serve(ctx context.Context, dir, address, cert, key string) error {
 			}
 			body = body[n:]
 		}
-		if !watch {
+		if verb == verbList {
 			return
 		}
 		w.(http.Flusher).Flush()
@@ -149,4 +166,15 @@ func serve(ctx context.Context, dir, address, cert, key string) error {
 		return fmt.Errorf("static target on %s: %w", address, err)
 	}
 	return nil
+}
+
+// formatOf is the format that a reader's Accept header stands for.
+func formatOf(accept string) client.Format {
+	switch {
+	case strings.HasPrefix(accept, client.FormatProtobuf.MediaType()):
+		return client.FormatProtobuf
+	case accept == client.FormatTable.MediaType():
+		return client.FormatTable
+	}
+	return client.FormatJSON
 }

@@ -5,6 +5,7 @@ package static
 
 import (
 	"bytes"
+	stdgzip "compress/gzip"
 	"context"
 	"encoding/pem"
 	"fmt"
@@ -35,13 +36,19 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// What a server has sent is sent again, byte for byte, and nothing else.
+// What a server has sent is sent again, byte for byte and compressed if it was, and nothing else.
 func TestStaticSendsWhatWasSent(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	list := append(bytes.Repeat([]byte("x"), 200_000), '}')
 	watch := []byte(`{"type":"ADDED","object":{}}` + "\n" + `{"type":"BOOKMARK","object":{"metadata":{"annotations":{"k8s.io/initial-events-end":"true"}}}}` + "\n")
+	smallList, smallWatch := compressed(t, list), append(compressed(t, watch[:29]), compressed(t, watch[29:])...)
 	real := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		list, watch := list, watch
+		if req.Header.Get("Accept-Encoding") == "gzip" {
+			w.Header().Set("Content-Encoding", "gzip")
+			list, watch = smallList, smallWatch
+		}
 		if req.URL.Query().Get("watch") == "" {
 			_, _ = w.Write(list)
 			return
@@ -59,11 +66,18 @@ func TestStaticSendsWhatWasSent(t *testing.T) {
 	}
 	dir := t.TempDir()
 	const path = "/api/v1/pods"
-	for _, r := range []Recording{
-		{Path: path + "?resourceVersion=0", Format: client.FormatJSON, Until: client.UntilBody},
-		{Path: path + "?watch=1", Format: client.FormatJSON, Until: client.UntilSynced},
-	} {
-		if err := r.Save(ctx, admin, dir); err != nil {
+	sent := []struct {
+		ask  client.Ask
+		body []byte
+	}{
+		{client.Ask{Path: path + "?resourceVersion=0", Format: client.FormatJSON, Until: client.UntilBody}, list},
+		{client.Ask{Path: path + "?watch=1", Format: client.FormatJSON, Until: client.UntilSynced}, watch},
+		{client.Ask{Path: path + "?resourceVersion=0", Format: client.FormatJSON, Until: client.UntilBody, Gzip: true}, smallList},
+		{client.Ask{Path: path + "?watch=1", Format: client.FormatJSON, Until: client.UntilSynced, Gzip: true}, smallWatch},
+		{client.Ask{Path: path + "?resourceVersion=0", Format: client.FormatTable, Until: client.UntilBody}, list},
+	}
+	for _, s := range sent {
+		if err := (Recording{s.ask}).Save(ctx, admin, dir); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -85,25 +99,47 @@ func TestStaticSendsWhatWasSent(t *testing.T) {
 	if err := s.WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []struct {
-		until client.Until
-		query string
-		body  []byte
-	}{{client.UntilBody, "?resourceVersion=0", list}, {client.UntilSynced, "?watch=1", watch}} {
-		resp, err := client.Open(ctx, s.Admin, client.FormatJSON, want.until, path+want.query)
+	for _, want := range sent {
+		resp, err := client.Open(ctx, s.Admin, want.ask)
 		if err != nil {
 			t.Fatal(err)
 		}
+		coding := ""
+		if want.ask.Gzip {
+			coding = "gzip"
+		}
 		got := make([]byte, len(want.body))
-		if _, err := io.ReadFull(resp.Body, got); err != nil || !bytes.Equal(got, want.body) {
-			t.Errorf("%s: %.100q, %v", want.query, got, err)
+		if _, err := io.ReadFull(resp.Body, got); err != nil || !bytes.Equal(got, want.body) || resp.Header.Get("Content-Encoding") != coding {
+			t.Errorf("%+v: %.100q, %v, headers %v", want.ask, got, err, resp.Header)
 		}
 		_ = resp.Body.Close()
 	}
-	if _, err := client.Open(ctx, s.Admin, client.FormatProtobuf, client.UntilBody, path); err == nil {
+	// A recording that came uncompressed is sent so, whatever is asked for.
+	resp, err := client.Open(ctx, s.Admin, client.Ask{Path: path, Format: client.FormatTable, Until: client.UntilBody, Gzip: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, list) || resp.Header.Get("Content-Encoding") != "" {
+		t.Errorf("%.100q, %v, headers %v", got, err, resp.Header)
+	}
+	_ = resp.Body.Close()
+	if _, err := client.Open(ctx, s.Admin, client.Ask{Path: path, Format: client.FormatProtobuf, Until: client.UntilBody}); err == nil {
 		t.Error("sent what was not recorded")
 	}
-	if files, err := os.ReadDir(dir); err != nil || len(files) != 2 {
+	if files, err := os.ReadDir(dir); err != nil || len(files) != len(sent) {
 		t.Error(fmt.Sprint(files), err)
 	}
+}
+
+func compressed(t *testing.T, plain []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := stdgzip.NewWriter(&out)
+	if _, err := w.Write(plain); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
 }

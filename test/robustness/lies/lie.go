@@ -48,7 +48,7 @@ const (
 // All are all lies.
 func All() []Lie {
 	var all []Lie
-	for _, some := range [][]Lie{ofTheLog(), ofWatches(), ofTheState(), ofLists(), ofForms(), ofWrites()} {
+	for _, some := range [][]Lie{ofTheLog(), ofWatches(), ofTheState(), ofLists(), ofForms(), ofCompression(), ofWrites()} {
 		all = append(all, some...)
 	}
 	return all
