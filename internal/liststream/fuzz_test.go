@@ -140,44 +140,51 @@ func FuzzOutput(f *testing.F) {
 	f.Add(bytes.Repeat([]byte{255}, 12), false)
 	f.Add([]byte{0, 255, 180, 181, 182, 1, 0, 0}, true)
 	f.Fuzz(func(t *testing.T, sizes []byte, compress bool) {
-		before := ledger.Process.Bytes(ledger.Streams)
-		r := httptest.NewRecorder()
-		req := form{gzip: compress}.request()
-		o := newOutput(r, req, func() {}, true)
-		var want bytes.Buffer
-		for i, size := range sizes[:min(len(sizes), 60)] {
-			p := bytes.Repeat([]byte{byte('a' + i%26)}, int(size)*int(size)*5/4)
-			n, err := o.Write(p)
-			if err != nil || n != len(p) {
-				t.Fatalf("%v: piece %d of %d bytes: %d, %v", sizes, i, len(p), n, err)
-			}
-			want.Write(p)
-		}
-		if err := o.finish(); err != nil {
-			t.Fatal(err)
-		}
-		sent := o.sent
-		o.close()
-		if sent != r.Body.Len() {
-			t.Errorf("%v: %d bytes are said to be sent, of %d", sizes, sent, r.Body.Len())
-		}
-		got := r.Body.Bytes()
-		if compressed := r.Header().Get("Content-Encoding") == "gzip"; compressed != (compress && want.Len() > gzipThreshold) {
-			t.Errorf("%v: %d bytes are compressed: %v", sizes, want.Len(), compressed)
-		} else if compressed {
-			z, err := gzip.NewReader(r.Body)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got, err = io.ReadAll(z); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if !bytes.Equal(got, want.Bytes()) {
-			t.Errorf("%v: %d bytes come out, want %d", sizes, len(got), want.Len())
-		}
-		if after := ledger.Process.Bytes(ledger.Streams); after != before {
-			t.Errorf("%v: %d bytes of buffers are left", sizes, after-before)
+		for _, shared := range []bool{true, false} {
+			writesOutput(t, sizes, compress, shared)
 		}
 	})
+}
+
+func writesOutput(t *testing.T, sizes []byte, compress, shared bool) {
+	t.Helper()
+	before := ledger.Process.Bytes(ledger.Streams)
+	r := httptest.NewRecorder()
+	req := form{gzip: compress}.request()
+	o := newOutput(r, req, func() {}, shared)
+	var want bytes.Buffer
+	for i, size := range sizes[:min(len(sizes), 60)] {
+		p := bytes.Repeat([]byte{byte('a' + i%26)}, int(size)*int(size)*5/4)
+		n, err := o.Write(p)
+		if err != nil || n != len(p) {
+			t.Fatalf("%v: piece %d of %d bytes: %d, %v", sizes, i, len(p), n, err)
+		}
+		want.Write(p)
+	}
+	if err := o.finish(); err != nil {
+		t.Fatal(err)
+	}
+	sent := o.sent
+	o.close()
+	if sent != r.Body.Len() {
+		t.Errorf("%v: %d bytes are said to be sent, of %d", sizes, sent, r.Body.Len())
+	}
+	got := r.Body.Bytes()
+	if compressed := r.Header().Get("Content-Encoding") == "gzip"; compressed != (compress && want.Len() > gzipThreshold) {
+		t.Errorf("%v: %d bytes are compressed: %v", sizes, want.Len(), compressed)
+	} else if compressed {
+		z, err := gzip.NewReader(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err = io.ReadAll(z); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(got, want.Bytes()) {
+		t.Errorf("%v: %d bytes come out, want %d", sizes, len(got), want.Len())
+	}
+	if after := ledger.Process.Bytes(ledger.Streams); after != before {
+		t.Errorf("%v: %d bytes of buffers are left", sizes, after-before)
+	}
 }
