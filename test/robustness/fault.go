@@ -110,8 +110,19 @@ func (r *Run) fault(ctx context.Context, f fault) (at string, err error) {
 	}
 }
 
-// well waits until everybody answers as before, after a fault.
+// well waits until everybody answers as before, after a fault. A weir that was not ready in time, and has given up since, is
+// started again.
 func (r *Run) well(ctx context.Context, f fault) error {
+	for _, s := range r.servers {
+		again, err := s.gaveUp()
+		if err == nil && again {
+			s.again.Add(1)
+			err = s.restart(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, healing)
 	defer cancel()
 	paths := []string{"/api/v1/" + pods, "/api/v1/" + configMaps}
@@ -235,6 +246,11 @@ func (r *Run) faultReport() string {
 		all.survived += o.survived
 	}
 	fmt.Fprintf(&b, "all faults: %d, of which %d were survived\n", all.done, all.survived)
+	for _, s := range r.servers {
+		if n := s.again.Load(); n > 0 {
+			fmt.Fprintf(&b, "%s was started again %d times, because it gave up at its start: requests of its own took too long\n", s.rig.Name(), n)
+		}
+	}
 	for _, k := range slices.Sorted(maps.Keys(r.skipped)) {
 		fmt.Fprintf(&b, "fault %s: left out: it %s\n", k, r.skipped[k])
 	}
