@@ -182,8 +182,9 @@ func TestRecordsBehindTheFloor(t *testing.T) {
 	s.truth.Reach(s.revision + 1)
 	s.truth.Trim(s.revision)
 	absent := *old
-	absent.Found, absent.Mode, absent.Known, absent.Reached = false, history.Consistent, 1, s.revision+1
-	list := history.List{Scope: history.Scope{Resource: "widgets"}, Mode: history.Any, Revisions: []int64{1}}
+	absent.Found, absent.Mode, absent.Known, absent.Reached = false, history.Consistent, old.Revision, s.revision+1
+	list := history.List{Scope: history.Scope{Resource: "widgets"}, Mode: history.Any, Revisions: []int64{old.Revision}}
+	list.Items = []history.Item{{Key: s.key, Revision: old.Revision, Digests: old.Digests}}
 	for what, found := range map[string][]Violation{
 		"a read that found nothing": Read(s.truth, &absent), "a read": Read(s.truth, old), "a write": Write(s.truth, kept),
 		"a deletion": Write(s.truth, gone), "a list": List(s.truth, &list),

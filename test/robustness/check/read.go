@@ -21,7 +21,7 @@ func Read(t *history.Truth, r *history.Read) []Violation {
 		since = r.Asked
 	}
 	if !r.Found {
-		if there := !t.Absent(r.Key, since, r.Reached); there && t.Floor() <= since {
+		if !t.Absent(r.Key, since, r.Reached) { // what has not changed up to the floor is known to have been there
 			f.add(Stale, "not found, and it was there from revision %d to revision %d", since, r.Reached)
 		}
 		return f.list
