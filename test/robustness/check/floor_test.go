@@ -128,6 +128,30 @@ func TestObjectsBehindTheFloor(t *testing.T) {
 	}
 }
 
+// Writes that never happened are not waited for: the truth would be kept for them.
+func TestNothingIsNeededForWhatNeverHappened(t *testing.T) {
+	s, o := begun(t, "widgets")
+	o.Write(history.Write{Begun: s.now, At: s.after(3000), Verb: http.MethodPatch, Key: s.key, Sent: "never", Outcome: history.Unanswered})
+	other := history.Key{Resource: "widgets", Namespace: "n", Name: "other"}
+	needs := []int64{o.Needs()}
+	for range 3 {
+		s.now = s.now.Add(2 * time.Minute)
+		s.revision += 2
+		if err := s.truth.Add(s.revision, s.after(1), other, &history.State{UID: "u", Op: "x", Revision: s.revision}); err != nil {
+			t.Fatal(err)
+		}
+		s.truth.Reach(s.revision)
+		o.Write(history.Write{
+			Begun: s.now, At: s.after(4), Key: other, Verb: http.MethodPatch, Outcome: history.Acknowledged, Sent: "x", Op: "x", UID: "u", Revision: s.revision,
+		})
+		o.Read(history.Read{Opened: s.after(5), Closed: s.after(9), Key: other, Mode: history.Consistent, Found: true, UID: "u", Op: "x", Revision: s.revision})
+		needs = append(needs, o.Needs())
+	}
+	if base := needs[0]; needs[3] <= base {
+		t.Errorf("for a write that never happened, all after revision %d is needed: %v", base, needs)
+	}
+}
+
 // A server may have events that the truth has let go of. What is wrong with the others is found, and what goes back or comes
 // twice among them.
 func TestWatchesFromBehindTheFloor(t *testing.T) {

@@ -290,6 +290,8 @@ func (o *Objects) part(a *acts) []Violation {
 	switch {
 	case aged && len(ops) > 0 && end < before.UnixNano() && ops[len(ops)-1].Call <= before.UnixNano():
 		until = before // that is all of them
+	case aged && len(ops) == 0 && !slices.ContainsFunc(a.writes, func(w history.Write) bool { return w.At.After(before.Add(-lost)) }):
+		until = before // none of them has happened, and none will
 	case cut == 0 || cut < enough/2 && !aged:
 		return nil
 	default:
