@@ -54,7 +54,10 @@ func (r *Run) faults(ctx context.Context, begun time.Time) {
 		}
 		done := history.Fault{Kind: string(f.kind), Begin: time.Now()}
 		over := r.excuses.begin(f)
-		at, err := r.fault(ctx, f)
+		at, err := "", r.revive(context.WithoutCancel(ctx))
+		if err == nil {
+			at, err = r.fault(ctx, f)
+		}
 		done.Server = at
 		if err == nil {
 			err = r.well(context.WithoutCancel(ctx), f)
@@ -110,9 +113,8 @@ func (r *Run) fault(ctx context.Context, f fault) (at string, err error) {
 	}
 }
 
-// well waits until everybody answers as before, after a fault. A weir that was not ready in time, and has given up since, is
-// started again.
-func (r *Run) well(ctx context.Context, f fault) error {
+// revive starts a weir again that was not ready in time after an earlier fault, and has given up since.
+func (r *Run) revive(ctx context.Context) error {
 	for _, s := range r.servers {
 		again, err := s.gaveUp()
 		if err == nil && again {
@@ -122,6 +124,14 @@ func (r *Run) well(ctx context.Context, f fault) error {
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// well waits until everybody answers as before, after a fault.
+func (r *Run) well(ctx context.Context, f fault) error {
+	if err := r.revive(ctx); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, healing)
 	defer cancel()
