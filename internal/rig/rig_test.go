@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -408,5 +409,25 @@ func TestFreePortsDiffer(t *testing.T) {
 			}
 			seen[p] = true
 		}
+	}
+}
+
+// A port that another process has found, and that nobody listens on yet, is not found again.
+func TestFreePortsOfAnotherProcess(t *testing.T) {
+	next := firstPort + (os.Getpid()*stride+int(portsTaken.Load())+1)%ports
+	others, err := net.ListenPacket("udp", loopback(next)) // as another process's claim
+	if err != nil {
+		t.Skip(err)
+	}
+	defer others.Close()
+	found, err := FreePorts(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found[0] == next {
+		t.Errorf("port %d is found, which another process has found before", next)
+	}
+	if err := claim(found[0]); err == nil {
+		t.Errorf("port %d is found, and is not kept", found[0])
 	}
 }

@@ -123,10 +123,28 @@ const (
 	stride = 16
 )
 
-var portsTaken atomic.Int64
+var (
+	portsTaken atomic.Int64
+	// claims keep other processes that find ports here away from those of this one, for as long as it lives: each is a socket of
+	// UDP, which nothing here uses otherwise, at the port's number.
+	claims   []net.PacketConn
+	claimsMu sync.Mutex
+)
 
-// FreePorts finds n loopback ports that nobody listens on now, never the same twice in one process. Another process may
-// take one before it is used; the child that then fails to listen says so.
+// claim keeps a port for this process. It is an error if another one has it.
+func claim(port int) error {
+	c, err := net.ListenPacket("udp", loopback(port))
+	if err != nil {
+		return err
+	}
+	claimsMu.Lock()
+	defer claimsMu.Unlock()
+	claims = append(claims, c)
+	return nil
+}
+
+// FreePorts finds n loopback ports that nobody listens on now, never the same twice in one process, nor in two at a time. A
+// process that does not find its ports here may take one before it is used; the child that then fails to listen says so.
 func FreePorts(n int) ([]int, error) {
 	found := make([]int, 0, n)
 	var last error
@@ -135,6 +153,10 @@ func FreePorts(n int) ([]int, error) {
 			return found, nil
 		}
 		port := firstPort + (os.Getpid()*stride+int(portsTaken.Add(1)))%ports
+		if err := claim(port); err != nil {
+			last = err
+			continue
+		}
 		l, err := net.Listen("tcp", loopback(port))
 		if err != nil {
 			last = err

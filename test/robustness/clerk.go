@@ -12,6 +12,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/weir-project/weir/test/robustness/history"
 )
 
 // clock tells revisions that etcd had after a time. It is safe for concurrent use.
@@ -21,16 +23,19 @@ type clock struct {
 	revision int64     // its answer
 }
 
+// etcdPatience is how long it is waited for etcd's word on how far it is. Records wait meanwhile, and so do clients.
+const etcdPatience = 5 * time.Minute
+
 // etcdAfter is a revision that etcd had after a time: what had been written then is not later. It waits until etcd answers; if
-// it does not the run is worth nothing, and this is 0.
-func (r *Run) etcdAfter(ctx context.Context, at time.Time) int64 {
+// it does not the run is worth nothing, this reports false, and what needs to know that revision cannot be judged.
+func (r *Run) etcdAfter(ctx context.Context, at time.Time) (int64, bool) {
 	c := &r.clock
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.asked.After(at) {
-		return c.revision
+		return c.revision, true
 	}
-	ctx, cancel := context.WithTimeout(ctx, truthPatience)
+	ctx, cancel := context.WithTimeout(ctx, etcdPatience)
 	defer cancel()
 	for {
 		asked := time.Now()
@@ -39,11 +44,11 @@ func (r *Run) etcdAfter(ctx context.Context, at time.Time) int64 {
 		done()
 		if err == nil {
 			c.asked, c.revision = asked, resp.Header.Revision
-			return c.revision
+			return c.revision, true
 		}
 		if wait(ctx, retry); ctx.Err() != nil {
 			r.fail(fmt.Errorf("read etcd's revision: %w", err))
-			return 0
+			return 0, false
 		}
 	}
 }
@@ -65,8 +70,22 @@ func peak() string {
 // trimEvery is how often what nobody needs any more is let go of.
 const trimEvery = 20 * time.Second
 
-// keeps is how long the truth is kept: longer than the time from the revision that a watch begins at to its judgement.
+// keeps is how long the truth is kept at least: longer than the time from the revision that a watch begins at to its judgement.
 func (c Config) keeps() time.Duration { return 2*c.history() + 3*time.Minute }
+
+const (
+	// waited is how many times as long the truth is kept for acts that are not judged yet, on a machine that is too slow. What
+	// waits for longer is not judged, so that the memory is that of the changes of so long a time.
+	waited = 3
+	// leastChanges are kept whatever their age: a server keeps some of each resource, and gives them to a watch.
+	leastChanges = 10_000
+)
+
+// trim lets go of what was before what is needed at a time.
+func trim(t *history.Truth, needs int64, now time.Time, keeps time.Duration) {
+	rev := max(min(t.RevisionAt(now.Add(-keeps)), needs), t.RevisionAt(now.Add(-waited*keeps)))
+	t.Trim(min(rev, t.RevisionBefore(leastChanges)))
+}
 
 // trims lets go of what is older than any record that is still to be judged.
 func (r *Run) trims(ctx context.Context) {
@@ -74,7 +93,7 @@ func (r *Run) trims(ctx context.Context) {
 		if r.found.any() {
 			r.recordChanges()
 		}
-		r.truth.Trim(r.truth.RevisionAt(time.Now().Add(-r.config.keeps())))
+		trim(r.truth, r.objects.Needs(), time.Now(), r.config.keeps())
 	}
 }
 

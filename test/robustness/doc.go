@@ -61,7 +61,8 @@
 //	make robustness DURATION=10m SEED=1                 weirs keep events for 75 s
 //
 // A run of many hours takes no more memory than a short one: what etcd had is kept for as long as a record may need it
-// (Config.keeps), and the state from then on. The history's file begins anew at 256 MiB, with the one before beside it and
+// (Config.keeps, and longer where acts wait to be judged: see trim), and the state from then on. What was before that is not
+// judged, and the report says of how many acts. The history's file begins anew at 256 MiB, with the one before beside it and
 // what was found in a third. WRITES=80 makes room for several runs on one machine.
 //
 // A run that fails leaves a directory, and says where: history.jsonl (each write, watch, list and fault with what was found

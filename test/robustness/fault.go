@@ -54,7 +54,10 @@ func (r *Run) faults(ctx context.Context, begun time.Time) {
 		}
 		done := history.Fault{Kind: string(f.kind), Begin: time.Now()}
 		over := r.excuses.begin(f)
-		at, err := r.fault(ctx, f)
+		at, err := "", r.revive(context.WithoutCancel(ctx))
+		if err == nil {
+			at, err = r.fault(ctx, f)
+		}
 		done.Server = at
 		if err == nil {
 			err = r.well(context.WithoutCancel(ctx), f)
@@ -110,8 +113,26 @@ func (r *Run) fault(ctx context.Context, f fault) (at string, err error) {
 	}
 }
 
+// revive starts a weir again that was not ready in time after an earlier fault, and has given up since.
+func (r *Run) revive(ctx context.Context) error {
+	for _, s := range r.servers {
+		again, err := s.gaveUp()
+		if err == nil && again {
+			s.again.Add(1)
+			err = s.restart(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // well waits until everybody answers as before, after a fault.
 func (r *Run) well(ctx context.Context, f fault) error {
+	if err := r.revive(ctx); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, healing)
 	defer cancel()
 	paths := []string{"/api/v1/" + pods, "/api/v1/" + configMaps}
@@ -235,6 +256,11 @@ func (r *Run) faultReport() string {
 		all.survived += o.survived
 	}
 	fmt.Fprintf(&b, "all faults: %d, of which %d were survived\n", all.done, all.survived)
+	for _, s := range r.servers {
+		if n := s.again.Load(); n > 0 {
+			fmt.Fprintf(&b, "%s was started again %d times, because it gave up at its start: requests of its own took too long\n", s.rig.Name(), n)
+		}
+	}
 	for _, k := range slices.Sorted(maps.Keys(r.skipped)) {
 		fmt.Fprintf(&b, "fault %s: left out: it %s\n", k, r.skipped[k])
 	}

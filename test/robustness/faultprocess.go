@@ -7,6 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math"
+	"os"
+	"regexp"
 	"sync"
 	"time"
 )
@@ -39,23 +43,45 @@ func (r *Run) weirProcess(ctx context.Context, f fault, s *server) error {
 	return s.restart(whole)
 }
 
-// starts is how often a weir is started that gives up before it is ready: upstream's server does where the first requests of
-// its own take longer than a request may, which on a busy machine they do in a short run, and is to be started again.
-const starts = 3
+// starts is how often a weir is started that gives up before it is ready: see gaveUp.
+const starts = 20
 
+// gaveUp is the last word of upstream's server where the first requests of its own take longer than the half minute or the minute
+// that it gives them: while etcd has no leader, or on a busy machine. It is to be started again then, as a kubelet does.
+var gaveUp = regexp.MustCompile(`(?m)^F.*PostStartHook "(?:rbac/bootstrap-roles|start-service-ip-repair-controllers)" failed: .*(?:timed out waiting for the condition|\(timeout\))`)
+
+// gaveUp tells whether it has ended for that reason, by what its log says since it was started last.
+func (s *server) gaveUp() (bool, error) {
+	if s.rig.Died() == nil {
+		return false, nil
+	}
+	log, err := os.Open(s.rig.Log())
+	if err != nil {
+		return false, err
+	}
+	defer log.Close()
+	said, err := io.ReadAll(io.NewSectionReader(log, s.said, math.MaxInt64-s.said))
+	return gaveUp.Match(said), err
+}
+
+// restart starts a weir that has ended, until it is ready. One that ends for another reason than that it gave up has failed.
 func (s *server) restart(ctx context.Context) error {
-	var failures []error
-	for range starts {
-		if err := s.rig.Restart(); err != nil {
-			return errors.Join(append(failures, err)...)
-		}
-		err := s.rig.WaitReady(ctx)
-		if err == nil || s.rig.Died() == nil {
+	for n := 1; ; n++ {
+		log, err := os.Stat(s.rig.Log())
+		if err != nil {
 			return err
 		}
-		failures = append(failures, err)
+		s.said = log.Size()
+		if err := s.rig.Restart(); err != nil {
+			return err
+		}
+		err = s.rig.WaitReady(ctx)
+		again, logErr := s.gaveUp()
+		if err == nil || logErr != nil || !again || n == starts {
+			return errors.Join(err, logErr)
+		}
+		s.again.Add(1)
 	}
-	return errors.Join(failures...)
 }
 
 // starve lowers a weir's memory limit below what it uses, until the kernel has killed it. A kernel that does not give a limit

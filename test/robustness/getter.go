@@ -116,7 +116,8 @@ func (r *Run) judgeReads(ctx context.Context) {
 	for read := range r.reads {
 		r.stats.reads.Add(1)
 		l := line{Read: read}
-		if read.Reached = r.etcdAfter(ctx, read.Closed); r.reach(ctx, max(read.Reached, read.Revision, read.Known, read.Asked)) {
+		var known bool
+		if read.Reached, known = r.etcdAfter(ctx, read.Closed); known && r.reach(ctx, max(read.Reached, read.Revision, read.Known, read.Asked)) {
 			l.Violations = append(check.Read(r.truth, read), r.objects.Read(*read)...)
 			r.found.add(l.Violations)
 		}

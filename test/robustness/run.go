@@ -153,7 +153,10 @@ func (r *Run) load(ctx context.Context) {
 	close(r.acks)
 	close(r.reads)
 	clerk.Wait()
-	r.reach(whole, r.etcdAfter(whole, time.Now()))
+	end, known := r.etcdAfter(whole, time.Now())
+	if known {
+		r.reach(whole, end)
+	}
 	if last := (line{Violations: r.objects.End()}); len(last.Violations) > 0 {
 		r.found.add(last.Violations)
 		r.record.write(last)
@@ -237,20 +240,26 @@ func (r *Run) wrote(w history.Write) {
 	r.acks <- w
 }
 
-// judgeWrites judges writes until there are no more.
+// judgeWrites judges writes until there are no more. One that cannot be is still taken for the author of what nobody else has
+// done.
 func (r *Run) judgeWrites(ctx context.Context) {
 	for w := range r.acks {
 		l := line{Write: &w}
+		known := true
 		if w.Outcome == history.Acknowledged && w.Revision == 0 {
-			w.Reached = r.etcdAfter(ctx, w.At)
+			w.Reached, known = r.etcdAfter(ctx, w.At)
 		}
-		if r.reach(ctx, max(w.Revision, w.Reached)) {
+		if known && r.reach(ctx, max(w.Revision, w.Reached)) {
 			if w.Outcome == history.Acknowledged {
 				l.Violations = check.Write(r.truth, w)
 			}
 			l.Violations = append(l.Violations, r.objects.Write(w)...)
-			r.found.add(l.Violations)
+		} else if w.Outcome == history.Acknowledged {
+			author := w // all that is known is that it may have made a change
+			author.Outcome = history.Unanswered
+			l.Violations = r.objects.Write(author)
 		}
+		r.found.add(l.Violations)
 		r.record.write(l)
 	}
 }
@@ -403,6 +412,6 @@ func (r *Run) Report() string {
 			cpu += fmt.Sprintf("; %s has used %.0f s of processor time since it was started last, %d MB", s.rig.Name(), u.CPU, u.RSS>>20)
 		}
 	}
-	judged := fmt.Sprintf("; %d reads and writes of single objects put in order, %d parts undecided", r.objects.Judged(), r.objects.Undecided())
+	judged := fmt.Sprintf("; %d reads and writes of single objects put in order, %d parts undecided, %d not judged", r.objects.Judged(), r.objects.Undecided(), r.objects.Unjudged())
 	return r.stats.String() + judged + cpu + peak() + "\n" + r.refusals.String() + r.faultReport()
 }

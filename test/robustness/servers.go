@@ -35,6 +35,10 @@ type server struct {
 	etcd []*link.Link
 	// down is set while it is killed or paused, so that writers go to the other.
 	down atomic.Bool
+	// said is the size of its log, in bytes, at its latest start.
+	said int64
+	// again is how often it was started again because it gave up.
+	again atomic.Int64
 }
 
 // cluster is the etcd, and what is between its members. It is reached directly from here.
@@ -93,7 +97,12 @@ func Open(ctx context.Context, room *rig.Room, program rig.Program, c Config) (*
 		}
 	}
 	for _, s := range r.servers {
-		if err := s.rig.WaitReady(ctx); err != nil {
+		err := s.rig.WaitReady(ctx)
+		if again, logErr := s.gaveUp(); again && logErr == nil {
+			s.again.Add(1)
+			err = s.restart(ctx)
+		}
+		if err != nil {
 			return r, err
 		}
 	}

@@ -64,7 +64,7 @@ func (f *findings) add(r Rule, format string, args ...any) {
 }
 
 // Write checks that an acknowledged write is in etcd's history. The truth must have reached its revision; for a write
-// without one, Reached.
+// without one, Reached. Of what the truth has let go of nothing is said.
 func Write(t *history.Truth, w history.Write) []Violation {
 	f := findings{what: fmt.Sprintf("%s of %v at %s", w.Verb, w.Key, w.Server)}
 	if w.Verb == history.DeleteCollection {
@@ -72,7 +72,7 @@ func Write(t *history.Truth, w history.Write) []Violation {
 		return f.list
 	}
 	if w.Revision == 0 {
-		if !t.DeletedUID(w.Key, w.UID) {
+		if !t.DeletedUID(w.Key, w.UID) && t.Floor() <= w.Known {
 			f.add(Unrecorded, "no deletion of uid %s", w.UID)
 		}
 		return f.list
@@ -80,6 +80,7 @@ func Write(t *history.Truth, w history.Write) []Violation {
 	changes := t.Changes(w.Revision-1, w.Revision)
 	i := slices.IndexFunc(changes, func(c history.Change) bool { return c.Key == w.Key })
 	switch {
+	case i < 0 && t.Floor() >= w.Revision:
 	case i < 0:
 		f.add(Unrecorded, "revision %d is none of this object's", w.Revision)
 	case (changes[i].Next == nil) != w.Deleted:
@@ -93,7 +94,7 @@ func Write(t *history.Truth, w history.Write) []Violation {
 // collected checks what a DeleteCollection says that it has deleted, and that it has deleted what was selected all the time.
 func (f *findings) collected(t *history.Truth, w history.Write) {
 	for _, c := range w.Collected {
-		if !t.DeletedUID(c.Key, c.UID) {
+		if !t.DeletedUID(c.Key, c.UID) && t.Floor() <= w.Known {
 			f.add(Unrecorded, "no deletion of %v, uid %s", c.Key, c.UID)
 		}
 	}
@@ -101,6 +102,9 @@ func (f *findings) collected(t *history.Truth, w history.Write) {
 	for k, s := range t.States(scope, w.Known) {
 		for {
 			c, more := t.Next(k, s.Revision)
+			if t.Floor() > w.Known {
+				return
+			}
 			if !more || c.Revision > w.Reached {
 				f.add(Unrecorded, "%v, uid %s, was selected all the time and is not deleted", k, s.UID)
 				break
@@ -113,7 +117,7 @@ func (f *findings) collected(t *history.Truth, w history.Write) {
 }
 
 // List checks that a list is the state at the revision that it names: each part of it, where it went on at another state. The
-// truth must have reached that, and what it asked for.
+// truth must have reached that, and what it asked for. Of a state that the truth has let go of nothing is said.
 func List(t *history.Truth, l *history.List) []Violation {
 	f := findings{what: fmt.Sprintf("list %d (%s, %s) of %+v at %s", l.ID, l.Mode, l.Format, l.Scope, l.Server)}
 	if len(l.Revisions) == 0 {
@@ -183,6 +187,9 @@ func (f *findings) part(t *history.Truth, l *history.List, revisions []int64, it
 		have[it.Key] = history.Event{Revision: it.Revision, Digests: it.Digests}
 	}
 	want, end := t.States(l.Scope, rev), last(items, after)
+	if t.Floor() > rev {
+		return
+	}
 	for k := range want {
 		if at := place(k); after != "" && at <= after || cut && at > end {
 			delete(want, k)

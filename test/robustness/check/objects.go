@@ -42,8 +42,8 @@ const (
 // all changes are somebody's.
 //
 // A long history is judged in parts, each of which begins with the state that the one before has ended with. The truth must
-// have reached the revision of each write and read that is given to it, and must know what happened in the last minutes.
-// It is safe for concurrent use.
+// have reached the revision of each write and read that is given to it, and should know all since Needs. Where it does not,
+// what came before its floor is not judged, and counted: see Unjudged. It is safe for concurrent use.
 type Objects struct {
 	// Pictures, if not empty, is a directory for porcupine's own drawings of what has no order. It is set before all else.
 	Pictures string
@@ -58,14 +58,18 @@ type Objects struct {
 	// for old ones.
 	wrote, read, swept time.Time
 	judged, undecided  int
+	unjudged           int
 }
 
 // acts are one object's that are not judged yet.
 type acts struct {
-	key      history.Key
-	begin    object
-	from     time.Time // what began up to this moment was judged
-	upTo     int64     // all changes up to this revision were judged
+	key   history.Key
+	begin object
+	from  time.Time // what began up to this moment was judged
+	upTo  int64     // all changes up to this revision were judged
+	// floor and floorAt are the truth's when the beginning was moved to it: what may have been before is not judged.
+	floor    int64
+	floorAt  time.Time
 	writes   []history.Write
 	reads    []history.Read
 	tryAgain int // the number of acts from which on it is tried again to judge a part
@@ -90,16 +94,66 @@ func (o *Objects) Undecided() int {
 	return o.undecided
 }
 
+// Unjudged is the number of acts that were not judged, because the truth had let go of their time.
+func (o *Objects) Unjudged() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.unjudged
+}
+
+// Needs is the revision after which the truth must know all for the acts that are not judged yet: math.MaxInt64 without any.
+func (o *Objects) Needs() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	first := int64(math.MaxInt64)
+	for _, a := range o.of {
+		if len(a.writes)+len(a.reads) > 0 {
+			first = min(first, a.upTo)
+		}
+	}
+	return first
+}
+
+// rise moves the beginning of what is to be judged to the truth's floor, if that has passed it.
+func (o *Objects) rise(a *acts) {
+	floor, at := o.truth.FloorAt()
+	for floor > a.upTo {
+		a.begin, a.upTo, a.floor, a.floorAt = o.at(a.key, floor), floor, floor, at
+		floor, at = o.truth.FloorAt()
+	}
+}
+
+// changes are an object's that are not judged yet. Acts that may have been before the truth's floor are taken off: but for writes
+// without an answer, which nothing is said of if no change is theirs.
+func (o *Objects) changes(a *acts) []history.Change {
+	var list []history.Change
+	for {
+		o.rise(a)
+		if list = o.truth.ChangesOf(a.key, a.upTo); o.truth.Floor() <= a.upTo {
+			break
+		}
+	}
+	n := len(a.writes) + len(a.reads)
+	a.reads = slices.DeleteFunc(a.reads, func(r history.Read) bool {
+		return !r.Opened.After(a.floorAt) && r.Revision <= a.floor
+	})
+	a.writes = slices.DeleteFunc(a.writes, func(w history.Write) bool {
+		if w.Begun.After(a.floorAt) || w.Outcome == history.Unanswered || w.Revision > a.floor {
+			return false
+		}
+		return !w.Deleted || w.Revision > 0 || !slices.ContainsFunc(list, func(c history.Change) bool { return c.Next == nil && c.Prev.UID == w.UID })
+	})
+	o.unjudged += n - len(a.writes) - len(a.reads)
+	return list
+}
+
 // rebase moves the beginning of what is to be judged to when an object is asked for again: it may have expired since, long ago,
-// and the truth lets go of that. What was asked for is judged long before the truth is trimmed: see sweep.
+// and the truth lets go of that.
 func (o *Objects) rebase(a *acts, begun time.Time) {
 	if len(a.writes)+len(a.reads) > 0 {
 		return
 	}
-	if floor := o.truth.Floor(); floor > a.upTo {
-		a.upTo = floor
-		a.begin = o.at(a.key, floor)
-	}
+	o.rise(a)
 	for _, c := range o.truth.ChangesOf(a.key, a.upTo) {
 		if a.key.Resource != expiring || c.Next != nil || !c.At.Before(begun) {
 			return
@@ -181,7 +235,10 @@ func (o *Objects) sweep() []Violation {
 			found = append(found, o.part(a)...)
 		}
 	}
-	o.collections = slices.DeleteFunc(o.collections, func(w *history.Write) bool { return w.At.Before(now.Add(-10 * time.Minute)) })
+	_, floorAt := o.truth.FloorAt()
+	o.collections = slices.DeleteFunc(o.collections, func(w *history.Write) bool {
+		return w.At.Before(now.Add(-10*time.Minute)) && w.At.Before(floorAt.Add(-lost))
+	})
 	return found
 }
 
@@ -233,6 +290,8 @@ func (o *Objects) part(a *acts) []Violation {
 	switch {
 	case aged && len(ops) > 0 && end < before.UnixNano() && ops[len(ops)-1].Call <= before.UnixNano():
 		until = before // that is all of them
+	case aged && len(ops) == 0 && !slices.ContainsFunc(a.writes, func(w history.Write) bool { return w.At.After(before.Add(-lost)) }):
+		until = before // none of them has happened, and none will
 	case cut == 0 || cut < enough/2 && !aged:
 		return nil
 	default:
@@ -330,6 +389,7 @@ func clock(nanos int64) string { return time.Unix(0, nanos).UTC().Format("15:04:
 // operations makes porcupine's operations of an object's acts. With until, these are all that have begun before, and of the
 // truth only their changes are looked at. What it finds is about the authors of changes.
 func (o *Objects) operations(a *acts, until time.Time, f *findings) []porcupine.Operation {
+	changes := o.changes(a)
 	var ops []porcupine.Operation
 	add := func(begun, ended time.Time, act *act) {
 		end := int64(math.MaxInt64)
@@ -367,13 +427,13 @@ func (o *Objects) operations(a *acts, until time.Time, f *findings) []porcupine.
 			continue
 		}
 		authors.deletions = append(authors.deletions, w)
-		if i >= 0 && w.Begun.After(a.from) {
+		if i >= 0 && w.Begun.After(a.from) && w.Begun.After(a.floorAt) {
 			authors.uids[w.Collected[i].UID] = true
 			add(w.Begun, w.At, &act{verb: w.Verb, server: w.Server, outcome: w.Outcome, deleted: true})
 		}
 	}
 	upTo := a.upTo
-	for _, c := range o.truth.ChangesOf(a.key, a.upTo) {
+	for _, c := range changes {
 		own := authors.own(c)
 		if !own && !until.IsZero() && !c.At.Before(until) && c.Revision > authors.latest {
 			break

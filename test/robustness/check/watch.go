@@ -11,7 +11,8 @@ import (
 	"github.com/weir-project/weir/test/robustness/history"
 )
 
-// Watch checks a watch that has ended. The truth must have reached the last revision in it, and Due.
+// Watch checks a watch that has ended. The truth must have reached the last revision in it, and Due. Of events up to the
+// truth's floor only the order is checked: a server may have more than the truth has. What is due after the floor has to come.
 //
 // Events of one revision may come in any order, but all before anything that is later, and before a bookmark at that revision.
 //
@@ -44,7 +45,9 @@ func (f *findings) initial(t *history.Truth, w *history.Watch) int {
 			if e.Revision < w.Known {
 				f.add(Stale, "the initial events are those of revision %d, and revision %d was known before", e.Revision, w.Known)
 			}
-			f.state(Initial, t.States(w.Scope, e.Revision), have, e.Revision)
+			if want := t.States(w.Scope, e.Revision); t.Floor() <= e.Revision {
+				f.state(Initial, want, have, e.Revision)
+			}
 			return i + 1
 		case history.Error:
 			// Before anything else it may say that it has not come to the state that initial events have to have.
@@ -65,7 +68,9 @@ func (f *findings) initial(t *history.Truth, w *history.Watch) int {
 				f.add(Order, "%v of revision %d after revision %d", e.Key, e.Revision, old.Revision)
 			}
 			have[e.Key] = e
-			if s := t.At(e.Key, e.Revision); s == nil || s.Revision != e.Revision || !w.Scope.Selects(e.Key, s) {
+			if s := t.At(e.Key, e.Revision); s == nil && t.Floor() > e.Revision {
+				continue // it may have been over at the floor
+			} else if s == nil || s.Revision != e.Revision || !w.Scope.Selects(e.Key, s) {
 				f.add(Foreign, "%s of %v at revision %d did not happen, or is not selected", e.Kind, e.Key, e.Revision)
 			} else if !e.Agree(s.Digests) {
 				f.add(Content, "%v of revision %d has another content", e.Key, e.Revision)
@@ -83,7 +88,7 @@ func (f *findings) live(t *history.Truth, w *history.Watch, from int64, events [
 			to = max(to, e.Revision)
 		}
 	}
-	want := t.Events(w.Scope, from, to)
+	want, floor := due(t, w.Scope, from, to)
 	last := from
 	for i, e := range events {
 		switch e.Kind {
@@ -100,8 +105,13 @@ func (f *findings) live(t *history.Truth, w *history.Watch, from int64, events [
 			}
 			last = max(last, e.Revision)
 		default:
-			if e.Revision < last || e.Revision == last && index(want, e) < 0 {
+			switch {
+			case e.Revision < last, e.Revision == last && e.Revision > floor && index(want, e) < 0,
+				e.Revision == last && (e.Revision == from || came(events[:i], e)):
 				f.back(events[:i], e, last)
+				continue
+			case e.Revision <= floor:
+				last = e.Revision
 				continue
 			}
 			want = f.passed(want, e.Revision, Gap, fmt.Sprintf("%s of %v at revision %d", e.Kind, e.Key, e.Revision))
@@ -116,6 +126,26 @@ func (f *findings) live(t *history.Truth, w *history.Watch, from int64, events [
 		}
 	}
 	f.passed(want, w.Due+1, Missing, "end of the run")
+}
+
+// due returns the events after a revision, or after the truth's floor if that is later, and that floor.
+func due(t *history.Truth, c history.Scope, after, to int64) ([]history.Event, int64) {
+	for {
+		floor := t.Floor()
+		if want := t.Events(c, max(after, floor), to); t.Floor() == floor {
+			return want, floor
+		}
+	}
+}
+
+// came tells whether an event is among the last ones, of its revision.
+func came(before []history.Event, e history.Event) bool {
+	for i := len(before) - 1; i >= 0 && before[i].Revision == e.Revision; i-- {
+		if before[i].Kind != history.Bookmark && before[i].Key == e.Key {
+			return true
+		}
+	}
+	return false
 }
 
 // index returns which of those to come is an event, by its revision and its object; -1 for none.

@@ -31,8 +31,10 @@ type Truth struct {
 	// keys has the changes of each object, and before them the last with Revision <= floor, if that left an object.
 	keys  map[Key][]Change
 	floor int64
-	head  int64         // all changes up to this revision are known
-	grown chan struct{} // closed when head grows, and replaced
+	// floorAt is when the last change with Revision <= floor was learned of, zero if there was none.
+	floorAt time.Time
+	head    int64         // all changes up to this revision are known
+	grown   chan struct{} // closed when head grows, and replaced
 }
 
 // NewTruth returns one that has no objects at revision 0.
@@ -67,7 +69,8 @@ func (t *Truth) Add(rev int64, at time.Time, k Key, next *State) error {
 }
 
 // Trim lets go of the changes up to a revision, as far as all is known, and returns them. What is asked about revisions
-// before it from now on is not answered rightly.
+// before it from now on is not answered rightly. Who has asked, and finds then that Floor is not later than what was asked
+// about, was answered rightly.
 func (t *Truth) Trim(rev int64) []Change {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -80,6 +83,9 @@ func (t *Truth) Trim(rev int64) []Change {
 	}
 	n := later(t.changes)
 	dropped := t.changes[:n:n]
+	if n > 0 {
+		t.floorAt = dropped[n-1].At
+	}
 	t.changes = slices.Clone(t.changes[n:]) // so that dropped can be let go of
 	for k, of := range t.keys {
 		n := later(of)
@@ -103,6 +109,14 @@ func (t *Truth) Floor() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.floor
+}
+
+// FloorAt is Floor, and when the last change up to it was learned of, zero if nothing was let go of. What began after that
+// changes nothing up to Floor.
+func (t *Truth) FloorAt() (int64, time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.floor, t.floorAt
 }
 
 // Reach notes that there is no other change up to a revision.
@@ -248,6 +262,16 @@ func (t *Truth) DeletedUID(k Key, uid string) bool {
 		}
 	}
 	return false
+}
+
+// RevisionBefore returns a revision after which the last n changes are, Floor if there are no more than that.
+func (t *Truth) RevisionBefore(n int) int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n = len(t.changes) - n; n > 0 {
+		return t.changes[n].Revision - 1
+	}
+	return t.floor
 }
 
 // RevisionAt returns the revision of the last change before a time, Floor if there was none.
