@@ -294,6 +294,16 @@ type gathering struct{ s *Stream }
 // Write implements io.Writer.
 func (g gathering) Write(p []byte) (int, error) {
 	s := g.s
+	if s.member != nil && s.n > 0 && s.n < firstSize && len(p) >= bufferSize-firstSize && s.n+len(p) >= bufferSize {
+		// The little that is there goes out in one frame with the beginning of p, and the rest of p is not copied.
+		n := copy(s.buffer[s.n:firstSize], p)
+		s.n += n
+		if err := s.drain(); err != nil {
+			return 0, err
+		}
+		rest, err := s.write(p[n:])
+		return n + rest, err
+	}
 	if s.n+len(p) > bufferSize {
 		if err := s.drain(); err != nil {
 			return 0, err

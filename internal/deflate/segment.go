@@ -19,8 +19,10 @@ const (
 	level = 3
 	// worth is the part of its plain bytes that compression has to save.
 	worth = 16
-	// maxStored is how much a stored block holds: RFC 1951, section 3.2.4.
-	maxStored = 1<<16 - 1
+	// storedHeader is how much stands before a stored block, and maxStored how much that holds here: with
+	// it 64 KiB, which are frames of HTTP/2. It may hold 2^16 - 1: RFC 1951, section 3.2.4.
+	storedHeader = 5
+	maxStored    = 64<<10 - storedHeader
 )
 
 // Segment is a run of plain bytes, compressed. It is immutable, and for any number of members.
@@ -89,8 +91,8 @@ func newCompressors(level int) *sync.Pool {
 }
 
 func putScratch(b *bytes.Buffer) {
-	// A buffer grown by one large object must not stay for small ones.
-	if b.Cap() <= 1<<20 {
+	// What one object becomes fits: to grow buffers for each would make several times its size of garbage.
+	if b.Cap() <= 4<<20 {
 		scratch.Put(b)
 	}
 }
