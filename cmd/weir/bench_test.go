@@ -507,7 +507,7 @@ func TestBenchBadInput(t *testing.T) {
 		{`target "wier": unknown; there are stock, weir, weir-off and static`, []string{"watchlist", "--target=wier"}},
 		{"target weir is named twice", []string{"watchlist", "--compare=weir,static,weir"}},
 		{`--dataset "z": there are a, b, c and d`, []string{"list", "--target=weir", "--dataset=z"}},
-		{"--streams and --again must be at least 1", []string{"list", "--target=weir", "--streams=0"}},
+		{"--streams, --again and --repeat must be at least 1", []string{"list", "--target=weir", "--streams=0"}},
 		{"want a number of bytes such as 2Gi", []string{"list", "--target=weir", "--memory-limit=much"}},
 		{`--max-ratio "server CPU s": want figure=ratio`, []string{"list", "--target=weir", "--max-ratio=server CPU s"}},
 		{"leave out --target or --compare", []string{"list", "--target=weir", "--kubeconfig=x"}},

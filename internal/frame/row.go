@@ -6,6 +6,7 @@ package frame
 import (
 	"bytes"
 	"encoding/binary"
+	"hash/crc32"
 	"hash/maphash"
 	"io"
 	"slices"
@@ -34,8 +35,6 @@ const (
 // is ready.
 type Cutter struct{ size int }
 
-var cutSeed = maphash.MakeSeed()
-
 // Ends tells whether the row that f is added to ends with it.
 func (c *Cutter) Ends(f *Frame) bool {
 	size := len(f.primary.data)
@@ -43,8 +42,9 @@ func (c *Cutter) Ends(f *Frame) bool {
 	if c.size < rowLeast {
 		return false
 	}
-	// By its name: a new revision of the object must not move the rows behind it.
-	if c.size < rowMost && maphash.String(cutSeed, f.key)%rowMore >= uint64(size) {
+	// By its name, so that a new revision of the object does not move the rows behind it, and alike in all servers.
+	name := unsafe.Slice(unsafe.StringData(f.key), len(f.key)) // only read
+	if c.size < rowMost && crc32.ChecksumIEEE(name)%rowMore >= uint32(min(size, rowMore)) {
 		return false
 	}
 	c.size = 0
