@@ -15,6 +15,6 @@
 // from those of the segments (Sum), so that a segment's plain bytes are looked at once, when it is
 // made, and by nobody who sends it.
 //
-// What does not compress has a Segment without data: it is sent in stored blocks, from wherever the
-// plain bytes are.
+// What does not compress is sent in stored blocks. If somebody keeps the plain bytes in any case, its
+// Segment has no data, and they are sent from there.
 package deflate

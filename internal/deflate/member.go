@@ -25,8 +25,8 @@ var (
 // level: deflate, no name, no time, fastest, unknown system.
 var header = []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff}
 
-// Member is one gzip member on its way to a writer. It holds memory only while Pending. It belongs
-// to one goroutine at a time. Close or Discard has to be called.
+// Member is one gzip member on its way to a writer. It holds memory only while Pending and while
+// it writes. It belongs to one goroutine at a time. Close or Discard has to be called.
 type Member struct {
 	w     io.Writer
 	sum   Sum

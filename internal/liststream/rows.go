@@ -44,7 +44,9 @@ func (s *sending) sendRows(size int) error {
 	if _, err := s.out.Write(s.list.Head(s.plan.Count, size)); err != nil {
 		return err
 	}
-	r := rowSender{sending: s, first: true, form: frame.Form{Kept: s.format == wire.ListProtobuf && s.kept}}
+	r := rowSender{sending: s, first: true}
+	// Before the first item of JSON there is no comma.
+	r.firstID, r.restID = s.rowID(s.maker.encoding == inJSON), s.rowID(false)
 	next := s.list.Items
 	for f := range s.plan.Frames {
 		if err := r.send(f, &next); err != nil {
@@ -57,16 +59,19 @@ func (s *sending) sendRows(size int) error {
 	return s.end(r.count, r.written, size, len(next))
 }
 
+// rowID names the items as they stand in a row, which begins with the first item of JSON or not.
+func (s *sending) rowID(first bool) runtime.Identifier {
+	return runtime.Identifier(fmt.Sprintf("items, %s, %s, %s, first %t", s.maker.encoding, s.shared, s.maker.version, first))
+}
+
 // rowSender sends the items of one list in rows.
 type rowSender struct {
 	*sending
 	row []*frame.Frame
 	cut frame.Cutter
-	// form is that of the items; its ID is set for each row.
-	form frame.Form
-	// first says that no item has been sent, rest is form.ID of all rows but the first.
-	first bool
-	rest  runtime.Identifier
+	// first says that no item has been sent. firstID names a row that begins with the first, restID all others.
+	first           bool
+	firstID, restID runtime.Identifier
 	// count is how many items have been sent or are in row, written how many plain bytes have been
 	// sent.
 	count, written int
@@ -102,30 +107,17 @@ func (r *rowSender) sendRow() error {
 		return nil
 	}
 	r.cut.Reset()
-	write := func(f *frame.Frame, w io.Writer) error {
-		head, rest, err := r.encoded(f)
-		if err != nil {
-			return err
-		}
-		_, err = r.write(w, r.first && f == r.row[0], head, rest)
-		return err
+	form := frame.Form{ID: r.restID, Kept: r.format == wire.ListProtobuf && r.kept, Write: r.writeShared}
+	if r.first {
+		form.ID = r.firstID
 	}
-	// Before the first item of JSON there is no comma.
-	r.form.ID, r.form.Write = r.rest, write
-	if r.first || r.rest == "" {
-		first := r.first && r.maker.encoding == inJSON
-		r.form.ID = runtime.Identifier(fmt.Sprintf("items, %s, %s, %s, first %t", r.maker.encoding, r.shared, r.maker.version, first))
-		if !first {
-			r.rest = r.form.ID
-		}
-	}
-	segment, err := frame.SegmentOf(r.row, r.form)
+	segment, err := frame.SegmentOf(r.row, form)
 	if err != nil {
 		return err
 	}
 	err = r.out.segment(segment.Segment, func(w io.Writer) error {
 		for _, f := range r.row {
-			if err := write(f, w); err != nil {
+			if err := r.writeShared(f, w); err != nil {
 				return err
 			}
 		}
@@ -135,6 +127,16 @@ func (r *rowSender) sendRow() error {
 	r.written += segment.Size()
 	clear(r.row)
 	r.row = r.row[:0]
+	return err
+}
+
+// writeShared writes an item of the row.
+func (r *rowSender) writeShared(f *frame.Frame, w io.Writer) error {
+	head, rest, err := r.encoded(f)
+	if err != nil {
+		return err
+	}
+	_, err = r.write(w, r.first && f == r.row[0], head, rest)
 	return err
 }
 
