@@ -57,7 +57,7 @@
 //
 // Two runs:
 //
-//	go test ./test/robustness                           45 s of load; weirs keep events for 18 s in place of 75
+//	go test ./test/robustness                           2 minutes of load; weirs keep events for 18 s in place of 75
 //	make robustness DURATION=10m SEED=1                 weirs keep events for 75 s
 //
 // A run of many hours takes no more memory than a short one: what etcd had is kept for as long as a record may need it

@@ -53,7 +53,7 @@ func config(t *testing.T) Config {
 	parseSeed := func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) }
 	return Config{
 		Seed:     fromEnv(t, seedEnv, rand.Uint64(), parseSeed),
-		Duration: fromEnv(t, durationEnv, 45*time.Second, time.ParseDuration),
+		Duration: fromEnv(t, durationEnv, 2*time.Minute, time.ParseDuration),
 		History:  fromEnv(t, historyEnv, 18*time.Second, time.ParseDuration),
 		Members:  fromEnv(t, membersEnv, 1, strconv.Atoi),
 		Herd:     fromEnv(t, herdEnv, 240, strconv.Atoi),
@@ -147,7 +147,7 @@ func parseFaults(s string) ([]string, error) {
 // run has events kept for 18 s, in place of 75, so that they age in it.
 func TestRobustness(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes a minute")
+		t.Skip("takes three minutes")
 	}
 	c := config(t)
 	dir := runDir(t, c)
