@@ -187,6 +187,7 @@ func TestBenchScenarios(t *testing.T) {
 		{scenario: "watchers", args: []string{"--count=20", "--scope=all"}, targets: []string{"weir"}, phases: 1},
 		{scenario: "writes", args: []string{"--operations=40", "--warm-up=4", "--rounds=1"}, targets: []string{"weir"}, phases: 1},
 		{scenario: "start", args: []string{"--settle=1s"}, targets: []string{"weir"}, phases: 2},
+		{scenario: "memory", args: []string{"--settle=1s", "--streams=2"}, targets: []string{"weir"}, phases: 23},
 		{scenario: "storm", args: []string{"--streams=4"}, targets: []string{"weir"}, phases: 1},
 	} {
 		t.Run(test.scenario, func(t *testing.T) {

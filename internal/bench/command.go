@@ -49,7 +49,7 @@ Everything is on loopback, in a work directory that is removed in the end unless
 	}
 	o.addFlags(cmd.PersistentFlags())
 	cmd.AddCommand(
-		newStartCommand(o),
+		newStartCommand(o), newMemoryCommand(o),
 		newReadCommand(o, "watchlist", "b", []string{scenario.VerbWatchList}, []int{16}, "Watch lists of one dataset, many at once",
 			"Modelled on the synthetic test of KEP-3157 (API Streaming), with readers that only drain. "+upstreamPodsHelp),
 		newReadCommand(o, "list", "b", []string{scenario.VerbList}, []int{16}, "Lists of one dataset at resourceVersion=0, many at once",
@@ -149,6 +149,16 @@ func newStartCommand(o *Options) *cobra.Command {
 		"Modelled on a control plane's restart with a full etcd, before any client comes.",
 		func() ([]scenario.Scenario, error) { return []scenario.Scenario{sc}, nil })
 	cmd.Flags().DurationVar(&sc.Settle, "settle", time.Minute, "how long to wait, once the server is idle, before memory is read")
+	return cmd
+}
+
+func newMemoryCommand(o *Options) *cobra.Command {
+	sc := &scenario.Memory{}
+	cmd := scenarioCommand(o, "memory", "Memory over a server's life: start, rest, lists and watch lists in every form, rest",
+		"Modelled on a control plane that all sorts of clients come back to. One server serves all of it, so that its highest memory\nis that of everything; what it holds at rest afterwards is told as a ratio to what it held before.",
+		func() ([]scenario.Scenario, error) { return []scenario.Scenario{sc}, positive("streams", sc.Streams) })
+	cmd.Flags().DurationVar(&sc.Settle, "settle", time.Minute, "how long to wait, each time, before memory at rest is read")
+	cmd.Flags().IntVar(&sc.Streams, "streams", 16, "concurrent requests of each form")
 	return cmd
 }
 

@@ -78,10 +78,13 @@ func (a *Admin) Metrics(ctx context.Context) (Metrics, error) {
 	}, nil
 }
 
+// Collections are how many collections Collect asks for.
+const Collections = 2
+
 // Collect has the server run its garbage collector twice, so that its account is of live memory: the second pass frees
 // what finalizers held.
 func (a *Admin) Collect(ctx context.Context) error {
-	for range 2 {
+	for range Collections {
 		if _, err := a.Get(ctx, "/debug/pprof/heap?gc=1"); err != nil {
 			return fmt.Errorf("have the server collect garbage: %w", err)
 		}

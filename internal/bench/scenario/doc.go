@@ -14,6 +14,7 @@
 //	Read      many lists or watch lists at once            Fanout    every update to every watcher
 //	Storm     the same while the server starts             Writes    writes per second
 //	Informers client-go's informers                        Stalled   watches that nobody reads
+//	Memory    start, rest, reads in every form, rest
 //
 // A phase is one measured stretch: the server's processor seconds, wall time, its memory before, peak and after, and the
 // figures that the scenario finds by itself. It begins when the server is idle, so that it does not pay for what came before.

@@ -13,6 +13,7 @@ import (
 	"github.com/weir-project/weir/internal/bench/dataset"
 	"github.com/weir-project/weir/internal/bench/report"
 	"github.com/weir-project/weir/internal/bench/static"
+	"github.com/weir-project/weir/internal/rig"
 )
 
 // Start measures what a server holds once it has started over the data and has come to rest.
@@ -41,11 +42,20 @@ func (sc *Start) run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
+	before, err := s.sampler.take()
+	if err != nil {
+		return err
+	}
 	m, err := s.server.metrics(ctx, true)
 	if err != nil {
 		return err
 	}
+	after, err := s.sampler.take()
+	if err != nil {
+		return err
+	}
 	p.Figures["heap live MB"] = float64(m.Heap.Alloc) / 1e6
+	p.Figures["collection CPU s"] = (after.CPU - before.CPU) / rig.Collections
 	return nil
 }
 
