@@ -19,6 +19,7 @@ import (
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 
 	"github.com/weir-project/weir/internal/coalesce"
+	"github.com/weir-project/weir/internal/finalize"
 	"github.com/weir-project/weir/internal/ledger"
 	"github.com/weir-project/weir/internal/liststream"
 	"github.com/weir-project/weir/internal/pacer"
@@ -82,7 +83,7 @@ func plug(ctx context.Context, config *app.Config) {
 		if streaming {
 			api = liststream.Handler(api, newTypes(caches), pace.Confine, compressing)
 		}
-		handler := chain(coalesce.Handler(api, compressing), c)
+		handler := chain(finalize.Handler(coalesce.Handler(api, compressing)), c)
 		if priced {
 			handler = withQuery(handler)
 		}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/weir-project/weir/internal/coalesce"
+	"github.com/weir-project/weir/internal/finalize"
 )
 
 // Uncached makes the storage of a resource that has no watch cache. It takes the place of
@@ -34,7 +35,7 @@ func Uncached(
 	if err != nil {
 		return s, destroy, err
 	}
-	return uncached{s}, destroy, nil
+	return uncached{finalize.Storage(s)}, destroy, nil
 }
 
 // uncached is a storage whose watches are compressed here.
