@@ -14,8 +14,6 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/client-go/tools/cache"
-
-	"github.com/weir-project/weir/internal/finalize"
 )
 
 // Decorator returns the decorator that puts a Cache before a resource's storage. It
@@ -36,7 +34,7 @@ func (s *Caches) Decorator() generic.StorageDecorator {
 			return raw, destroy, err
 		}
 		c, err := New(Config{
-			Storage:        finalize.Storage(raw),
+			Storage:        mended(raw),
 			Versioner:      storage.APIObjectVersioner{},
 			GroupResource:  config.GroupResource,
 			History:        config.EventsHistoryWindow,

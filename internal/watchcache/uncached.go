@@ -15,7 +15,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/weir-project/weir/internal/coalesce"
-	"github.com/weir-project/weir/internal/finalize"
 )
 
 // Uncached makes the storage of a resource that has no watch cache. It takes the place of
@@ -35,7 +34,7 @@ func Uncached(
 	if err != nil {
 		return s, destroy, err
 	}
-	return uncached{finalize.Storage(s)}, destroy, nil
+	return uncached{mended(s)}, destroy, nil
 }
 
 // uncached is a storage whose watches are compressed here.
