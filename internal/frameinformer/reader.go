@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/cacher/delegator"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/tools/cache"
 
@@ -30,6 +31,9 @@ const (
 	// patience is how long a watch waits for a cache that is reading its resource, before it asks it all the same and tells
 	// the reflector what it says.
 	patience = 10 * time.Second
+	// learning is how long it waits after that until it is known that etcd tells of progress, without which nothing can begin
+	// with the objects that there are. The process learns that in the background, from the first answer of etcd.
+	learning = time.Second
 	// poll is how often it looks.
 	poll = 20 * time.Millisecond
 )
@@ -101,9 +105,10 @@ func (r *reader) WatchWithContext(ctx context.Context, options metav1.ListOption
 		}
 		return r.items(w, func() {}), nil
 	}
-	waiting, given := context.WithTimeout(ctx, patience)
-	_ = wait.PollUntilContextCancel(waiting, poll, true, func(context.Context) (bool, error) { return source.Ready(), nil })
-	given()
+	await(ctx, patience, source.Ready)
+	if options.SendInitialEvents != nil {
+		await(ctx, learning, delegator.ConsistentReadSupported)
+	}
 	cancel := func() {}
 	if options.TimeoutSeconds != nil {
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(*options.TimeoutSeconds)*time.Second)
@@ -124,6 +129,13 @@ func (r *reader) WatchWithContext(ctx context.Context, options metav1.ListOption
 		r.informer.refresh(source)
 	}
 	return r.items(w, cancel), nil
+}
+
+// await returns when done returns true, or after a time.
+func await(ctx context.Context, atMost time.Duration, done func() bool) {
+	ctx, cancel := context.WithTimeout(ctx, atMost)
+	defer cancel()
+	_ = wait.PollUntilContextCancel(ctx, poll, true, func(context.Context) (bool, error) { return done(), nil })
 }
 
 // refresh has items that are not of the cache as it is now hold its frames, where these are equal to what they
