@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/client/v3/kubernetes"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -71,24 +73,31 @@ type world struct {
 	kind
 	t     testing.TB
 	codec runtime.Codec
+	etcd  *kubernetes.Client
+	// store is for writing.
 	store storage.Interface
 }
 
 func (k kind) open(t testing.TB, codec runtime.Codec) *world {
 	t.Helper()
-	w := &world{kind: k, t: t, codec: codec}
-	client := etcd.Run(t)
-	versioner := storage.APIObjectVersioner{}
-	compactor := etcd3.NewCompactor(client.Client, 0, clock.RealClock{}, nil)
-	t.Cleanup(compactor.Stop)
-	s, err := etcd3.New(client, compactor, codec, w.newObject, k.list, "", w.prefix(), schema.GroupResource{Resource: k.resource},
-		identity.NewEncryptCheckTransformer(), etcd3.NewDefaultLeaseManagerConfig(), etcd3.NewDefaultDecoder(codec, versioner), versioner)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
-	w.store = s
+	w := &world{kind: k, t: t, codec: codec, etcd: etcd.Run(t)}
+	w.store = w.open()
 	return w
+}
+
+// open returns another store of the resource.
+func (w *world) open() storage.Interface {
+	w.t.Helper()
+	versioner := storage.APIObjectVersioner{}
+	compactor := etcd3.NewCompactor(w.etcd.Client, 0, clock.RealClock{}, nil)
+	w.t.Cleanup(compactor.Stop)
+	s, err := etcd3.New(w.etcd, compactor, w.codec, w.newObject, w.list, "", w.prefix(), schema.GroupResource{Resource: w.resource},
+		identity.NewEncryptCheckTransformer(), etcd3.NewDefaultLeaseManagerConfig(), etcd3.NewDefaultDecoder(w.codec, versioner), versioner)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(s.Close)
+	return s
 }
 
 func (w *world) prefix() string            { return "/" + w.resource + "/" }
@@ -101,7 +110,7 @@ func (w *world) key(obj metav1.Object) string {
 func (w *world) cache() *watchcache.Cache {
 	w.t.Helper()
 	c, err := watchcache.New(watchcache.Config{
-		Storage:        w.store,
+		Storage:        w.open(),
 		Versioner:      storage.APIObjectVersioner{},
 		GroupResource:  schema.GroupResource{Resource: w.resource},
 		History:        watchcache.MinHistory,

@@ -116,7 +116,7 @@ func (h *told) OnUpdate(before, after any) {
 	was := h.of[key][len(h.of[key])-1]
 	h.mu.Unlock()
 	if !reflect.DeepEqual(was, before) {
-		h.t.Errorf("%s: an update is from\n%v\nand what was told before is\n%v", key, before, was)
+		h.t.Errorf("%s: an update is from\n%.2000v\nand what was told before is\n%.2000v", key, before, was)
 	}
 	h.tell(after, false)
 }
@@ -184,7 +184,7 @@ func twin(t *testing.T, w *world) {
 			key, _ := cache.MetaNamespaceKeyFunc(obj)
 			want, ok := tr.at[key][strconv.FormatUint(revisionOf(t, obj), 10)]
 			if !ok || !reflect.DeepEqual(obj, any(want)) {
-				t.Fatalf("%s is\n%v\nwant\n%v", key, obj, want)
+				t.Fatalf("%s is\n%.2000v\nwant\n%.2000v", key, obj, want)
 			}
 		}
 	}
