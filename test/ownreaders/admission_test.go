@@ -5,6 +5,7 @@ package ownreaders
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
@@ -104,7 +105,10 @@ type parameter struct {
 	remove     func(w *world) error
 }
 
-const paramName = "parameter"
+const (
+	paramName = "parameter"
+	asked     = "asked"
+)
 
 func paramMeta() metav1.ObjectMeta {
 	return metav1.ObjectMeta{Name: paramName, Labels: map[string]string{"is": "a-parameter"}}
@@ -120,7 +124,7 @@ func put[T any](exists bool, obj T, create func(context.Context, T, metav1.Creat
 
 var parameters = []parameter{
 	{
-		kind: "Secret", expression: `string(base64.decode(params.data.word)) == object.data.word`,
+		kind: "Secret", expression: `params.data.word == object.data.encoded`,
 		put: func(w *world, word string, exists bool) error {
 			c := w.admin(0).CoreV1().Secrets(w.namespace)
 			_, err := put(exists, &corev1.Secret{ObjectMeta: paramMeta(), Data: map[string][]byte{"word": []byte(word), "large": make([]byte, 50_000)}}, c.Create, c.Update)
@@ -164,6 +168,8 @@ var parameters = []parameter{
 
 // policyParameters: a policy sees its parameters, of any kind, as they are now, whether it names them or selects them.
 func policyParameters(w *world) {
+	// What policies are about is in a namespace of its own: they are there for a while after they were deleted.
+	w.must(w.admin(0).CoreV1().Namespaces().Create(w.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: asked}}, metav1.CreateOptions{}))
 	for _, param := range parameters {
 		for _, selected := range []bool{false, true} {
 			w.withPolicy(param, selected)
@@ -174,7 +180,7 @@ func policyParameters(w *world) {
 func (w *world) withPolicy(param parameter, selected bool) {
 	name := strings.ToLower(fmt.Sprintf("%s-%s-%t", w.namespace, param.kind, selected))
 	policies := w.admin(0).AdmissionregistrationV1()
-	deny, inNamespace := admissionv1.DenyAction, &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": w.namespace}}
+	deny, inNamespace := admissionv1.DenyAction, &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": asked}}
 	w.must(policies.ValidatingAdmissionPolicies().Create(w.ctx, &admissionv1.ValidatingAdmissionPolicy{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: admissionv1.ValidatingAdmissionPolicySpec{
@@ -198,8 +204,8 @@ func (w *world) withPolicy(param parameter, selected bool) {
 		},
 	}, metav1.CreateOptions{}))
 	ask := func(c kubernetes.Interface, word string) error {
-		_, err := c.CoreV1().ConfigMaps(w.namespace).Create(w.ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Name: "asks-" + name}, Data: map[string]string{"word": word},
+		_, err := c.CoreV1().ConfigMaps(asked).Create(w.ctx, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Name: "asks-" + name}, Data: map[string]string{"word": word, "encoded": base64.StdEncoding.EncodeToString([]byte(word))},
 		}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		return err
 	}
@@ -248,7 +254,7 @@ func mutatingPolicy(w *world) {
 			},
 			ReinvocationPolicy: admissionv1.NeverReinvocationPolicy,
 			Mutations: []admissionv1.Mutation{{PatchType: admissionv1.PatchTypeApplyConfiguration, ApplyConfiguration: &admissionv1.ApplyConfiguration{
-				Expression: `Object{data: {"word": string(base64.decode(params.data.word))}}`,
+				Expression: `Object{data: {"word": params.data.word}}`,
 			}}},
 		},
 	}, metav1.CreateOptions{}))
@@ -259,7 +265,7 @@ func mutatingPolicy(w *world) {
 	for i := range w.servers {
 		w.eventually(i, "the word of the parameter", func(c kubernetes.Interface) error {
 			made, err := c.CoreV1().ConfigMaps(w.namespace).Create(w.ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "asks"}}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-			if err == nil && made.Data["word"] != "one" {
+			if err == nil && made.Data["word"] != base64.StdEncoding.EncodeToString([]byte("one")) {
 				err = fmt.Errorf("it has %v", made.Data)
 			}
 			return err

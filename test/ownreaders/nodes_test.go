@@ -75,13 +75,21 @@ func nodeAuthorizer(w *world) {
 	}
 }
 
+// withToken has a Pod use a token: a kubelet gets one for the audiences alone that are among a Pod's volumes.
+func withToken(p *corev1.Pod) {
+	p.Spec.ServiceAccountName = "account"
+	p.Spec.Volumes = []corev1.Volume{{Name: "t", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}}},
+	}}}}
+}
+
 // nodeRestriction: a kubelet may delete, evict and have tokens for Pods on its node only.
 func nodeRestriction(w *world) {
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "account"}}
 	w.must(w.admin(0).CoreV1().ServiceAccounts(w.namespace).Create(w.ctx, account, metav1.CreateOptions{}))
 	for i := range w.servers {
-		mine := w.make(w.pod(fmt.Sprint("mine-", i), "n1", func(p *corev1.Pod) { p.Spec.ServiceAccountName = "account" }))
-		others := w.make(w.pod(fmt.Sprint("others-", i), "n2", func(p *corev1.Pod) { p.Spec.ServiceAccountName = "account" }))
+		mine := w.make(w.pod(fmt.Sprint("mine-", i), "n1", withToken))
+		others := w.make(w.pod(fmt.Sprint("others-", i), "n2", withToken))
 		n1 := w.node(i, "n1").CoreV1()
 		token := func(p *corev1.Pod) error {
 			_, err := n1.ServiceAccounts(w.namespace).CreateToken(w.ctx, "account", &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{

@@ -11,6 +11,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/keyutil"
 	"k8s.io/kubernetes/pkg/serviceaccount"
@@ -86,8 +87,8 @@ func legacyTokens(w *world) {
 	for i := range w.servers {
 		w.eventually(i, "the token", func(kubernetes.Interface) error { return who(w, w.bearing(i, token), user) })
 	}
-	s.Data[corev1.ServiceAccountTokenKey] = []byte("another")
-	w.must(admin.Secrets(w.namespace).Update(w.ctx, s, metav1.UpdateOptions{}))
+	// A patch: the authenticator has labelled the Secret with the day.
+	w.must(admin.Secrets(w.namespace).Patch(w.ctx, s.Name, types.MergePatchType, []byte(`{"stringData":{"token":"another"}}`), metav1.PatchOptions{}))
 	for i := range w.servers {
 		w.eventually(i, "the token that does not lie there any more to be refused", func(kubernetes.Interface) error {
 			return refused(who(w, w.bearing(i, token), user))
