@@ -19,7 +19,7 @@ var registerMetrics = sync.OnceFunc(func() {
 		legacyregistry.RawMustRegister(metrics.NewGaugeFunc(&metrics.GaugeOpts{
 			Subsystem:      "weir",
 			Name:           "memory_bytes",
-			Help:           "Bytes held by weir's watch cache and its streams, by purpose: frames (objects of the current state, encoded once), history (what only the event log needs), derived (other encodings, made on demand), compressed (rows of objects, compressed on demand), streams (write buffers).",
+			Help:           "Bytes held by weir's watch cache and its streams, by purpose: frames (objects of the current state, encoded once), history (what only the event log needs), derived (other encodings, made on demand), compressed (rows of objects, compressed on demand), streams (write buffers), informers (places of frames in the stores of the server's own informers).",
 			ConstLabels:    map[string]string{"purpose": purpose.String()},
 			StabilityLevel: metrics.ALPHA,
 		}, func() float64 { return float64(ledger.Process.Bytes(purpose)) }))

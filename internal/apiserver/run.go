@@ -219,6 +219,7 @@ func (o *Options) listen(ctx context.Context) (err error) {
 
 // serve assembles the chain of servers and runs it.
 func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
+	readers := o.ownReaders()
 	completed, err := o.Complete(ctx)
 	if err != nil {
 		return err
@@ -244,7 +245,7 @@ func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
 	}
 	paced, unpace := context.WithCancel(ctx)
 	defer unpace()
-	plug(paced, config)
+	plug(paced, config, readers)
 	completedConfig, err := config.Complete()
 	if err != nil {
 		return err

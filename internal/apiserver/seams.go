@@ -36,6 +36,9 @@ const (
 	// SharedCompression is the gate of lists and watches whose gzip is made once for everybody; see
 	// package deflate. Off, each response is compressed by a writer of its own, as by upstream.
 	SharedCompression featuregate.Feature = "SharedCompression"
+	// FrameInformers is the gate of the server's own informers that hold frames; see package
+	// frameinformer. Off, they hold decoded objects, and read over a connection, as upstream's.
+	FrameInformers featuregate.Feature = "FrameInformers"
 )
 
 func init() {
@@ -46,6 +49,7 @@ func init() {
 		EncodedWatchCache: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		StreamingList:     {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		SharedCompression: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
+		FrameInformers:    {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 	}))
 }
 
@@ -54,8 +58,8 @@ func init() {
 // stands innermost in the chain of the one that clients talk to, behind
 // authentication, authorization, flow control and audit. The delegates' own chains
 // never see a request. With weir's cache comes, until ctx ends, a collector paced by
-// what the cache holds.
-func plug(ctx context.Context, config *app.Config) {
+// what the cache holds. readers are the server's own, who then read from that cache.
+func plug(ctx context.Context, config *app.Config, readers *ownReaders) {
 	if !utilfeature.DefaultFeatureGate.Enabled(EncodedWatchCache) {
 		return
 	}
@@ -63,6 +67,7 @@ func plug(ctx context.Context, config *app.Config) {
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
 	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
 	caches := watchcache.NewCaches(watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead})
+	readers.caches.Store(caches)
 	pace := pacer.New(ledger.Process)
 	go pace.Run(ctx)
 	for _, getter := range []*generic.RESTOptionsGetter{

@@ -110,6 +110,7 @@ func assemble(t *testing.T, flags ...string) *app.Config {
 		t.Fatal(err)
 	}
 	o.SecureServing.Listener = listen(t)
+	readers := o.ownReaders()
 	completed, err := o.Complete(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -118,6 +119,6 @@ func assemble(t *testing.T, flags ...string) *app.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plug(t.Context(), config)
+	plug(t.Context(), config, readers)
 	return config
 }

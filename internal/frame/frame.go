@@ -288,6 +288,23 @@ func (f *Frame) Message(apiVersion string, encoder runtime.Encoder) ([]byte, err
 	return body, nil
 }
 
+// Unmarshal decodes the object, as it is sent in protobuf of an API version, into an empty object of that version. What has to
+// be encoded for that is not kept.
+func (f *Frame) Unmarshal(apiVersion string, encoder runtime.Encoder, into interface{ Unmarshal([]byte) error }) error {
+	if body, ok := f.primary.body(); ok && f.KeptIn(wire.Protobuf, apiVersion) {
+		return into.Unmarshal(body)
+	}
+	object, err := f.Once(wire.Protobuf, apiVersion, encoder)
+	if err != nil {
+		return err
+	}
+	start, ok := wire.ProtobufBody(object)
+	if !ok {
+		return fmt.Errorf("%s is not encoded as protobuf", f.key)
+	}
+	return into.Unmarshal(object[start : len(object)-wire.ProtobufTail])
+}
+
 // MessageSize returns how much the object as it is kept adds to a list in protobuf, 0 if it
 // is not kept in protobuf.
 func (f *Frame) MessageSize() int {

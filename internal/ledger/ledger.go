@@ -19,6 +19,8 @@ const (
 	Compressed
 	// Streams are the write buffers of connections that have something to send.
 	Streams
+	// Informers are the places of frames in the stores of the server's own informers.
+	Informers
 
 	purposes
 )
@@ -36,6 +38,8 @@ func (p Purpose) String() string {
 		return "compressed"
 	case Streams:
 		return "streams"
+	case Informers:
+		return "informers"
 	default:
 		return "unknown"
 	}

@@ -13,7 +13,7 @@ import (
 
 // TestPurposes holds the labels that dashboards see.
 func TestPurposes(t *testing.T) {
-	want := []string{"frames", "history", "derived", "compressed", "streams"}
+	want := []string{"frames", "history", "derived", "compressed", "streams", "informers"}
 	all := ledger.Purposes()
 	if len(all) != len(want) {
 		t.Fatalf("%d purposes, want %d", len(all), len(want))

@@ -4,9 +4,12 @@
 package watchcache
 
 import (
+	"context"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/cacher/delegator"
 
 	"github.com/weir-project/weir/internal/frame"
@@ -23,6 +26,12 @@ func (c *Cache) Peek(name string) *frame.Frame {
 	}
 	f, _ := v.objects.Get(strings.TrimSuffix(c.cfg.ResourcePrefix, "/") + "/" + name)
 	return f
+}
+
+// WatchAll is Watch of the whole resource.
+func (c *Cache) WatchAll(ctx context.Context, opts storage.ListOptions) (watch.Interface, error) {
+	opts.Recursive = true
+	return c.Watch(ctx, c.cfg.ResourcePrefix, opts)
 }
 
 // DefaultedOnRead returns how many objects of the cache a list in place has to decode, and how
