@@ -61,9 +61,13 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit) {
 	registerMetrics()
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
 	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
-	caches := watchcache.NewCaches(watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead})
 	pace := pacer.New(ledger.Process, limit)
-	go pace.Run(ctx)
+	options := watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead}
+	if limit.Go > 0 {
+		options.History, options.Derived = pace.History, pace.Derived
+	}
+	caches := watchcache.NewCaches(options)
+	go pace.Run(ctx, caches.Relieve)
 	for _, getter := range []*generic.RESTOptionsGetter{
 		&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,
 		&config.Aggregator.GenericConfig.RESTOptionsGetter,
