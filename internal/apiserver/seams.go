@@ -58,7 +58,6 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit) {
 	if !utilfeature.DefaultFeatureGate.Enabled(EncodedWatchCache) {
 		return
 	}
-	registerMetrics()
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
 	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
 	pace := pacer.New(ledger.Process, limit)
@@ -67,6 +66,7 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit) {
 		options.History, options.Derived = pace.History, pace.Derived
 	}
 	caches := watchcache.NewCaches(options)
+	serveMetrics(ctx, caches, limit)
 	go pace.Run(ctx, caches.Relieve)
 	for _, getter := range []*generic.RESTOptionsGetter{
 		&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,

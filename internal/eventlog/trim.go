@@ -31,6 +31,9 @@ func (l *Log[K, E]) shrink() (waits bool) {
 
 // shrinkLocked may drop the event just appended, if it alone is larger than the log may be.
 func (l *Log[K, E]) shrinkLocked() (waits bool) {
+	if l.closed {
+		return false
+	}
 	maxBytes, handed := l.maxBytesLocked(), l.dispatcher.handed
 	if l.parked > 0 && handed < l.next &&
 		(l.next-handed > uint64(l.cfg.MaxEvents/2) || l.appended-l.slot(handed).before > maxBytes/2) {

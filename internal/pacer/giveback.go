@@ -25,8 +25,8 @@ const (
 // more than the heap may grow to, and what lies between objects that are alive for longer. A heap that has been
 // larger, at the start or in a burst, has it all back this way for the price of a collection.
 type giver struct {
-	// last is when something has been given back, and calm for how many looks there has been something
-	// to give back.
+	// last is when something has been given back, the zero time if nothing has: that is done once after the
+	// start, however little it is. calm is for how many looks there has been something to give back.
 	last time.Time
 	calm int
 }
@@ -34,9 +34,12 @@ type giver struct {
 // due tells whether idle bytes of total are to be given back. The collections that this takes have a share of the processors
 // of their own, as large as that of the others.
 func (g *giver) due(now time.Time, s state, idle, total int64) bool {
-	gap := max(givingGap, time.Duration(s.cost/(share*float64(s.processors))*float64(time.Second)))
-	if idle < max(worthGiving, total/worthShare) || s.rate*quiet.Seconds() > float64(idle) ||
-		!g.last.IsZero() && now.Sub(g.last) < gap {
+	gap := max(givingGap, time.Duration(s.price()/(share*float64(s.processors))*float64(time.Second)))
+	worth := max(worthGiving, total/worthShare)
+	if g.last.IsZero() {
+		idle = max(idle, worth) // after the start in any case
+	}
+	if idle < worth || s.rate*quiet.Seconds() > float64(idle) || !g.last.IsZero() && now.Sub(g.last) < gap {
 		g.calm = 0
 		return false
 	}

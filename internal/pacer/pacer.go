@@ -28,6 +28,8 @@ const (
 	// somebody has the heap confined: what a collection costs more often is then paid.
 	share         = 0.015
 	confinedShare = 0.25
+	// startLimit is how long a process may be said to start.
+	startLimit = 2 * time.Minute
 	// least is how many bytes the heap may always grow by, as far as Go's default goes: a
 	// collection has costs of its own, and the rate of allocation changes before it is looked at again.
 	least = 16 << 20
@@ -43,13 +45,18 @@ type state struct {
 	live, free int64
 	// rate is how fast memory is allocated, in bytes per second.
 	rate float64
-	// cost is what a collection takes, in seconds of a processor.
+	// cost is what a collection takes, in seconds of a processor, as far as can be measured; see price.
 	cost float64
 	// processors is how many there are.
 	processors int
 	// confined says that somebody has the heap confined.
 	confined bool
 }
+
+// price returns what a collection takes, in seconds of a processor. What is measured has in it what its workers have waited
+// for processors that other processes had: by that alone a server would take more memory on a busy machine. So there is
+// a bound, four times of what marking takes: 0.5 ns for each byte.
+func (s state) price() float64 { return min(s.cost, 0.02+2e-9*float64(max(0, s.live-s.free))) }
 
 // percent returns the percentage of live by which the heap may grow.
 func percent(s state) int {
@@ -61,7 +68,7 @@ func percent(s state) int {
 		part = confinedShare
 	}
 	// At this slack a collection, every slack/rate seconds, takes its part.
-	slack := int64(s.cost * s.rate / (part * float64(s.processors)))
+	slack := int64(s.price() * s.rate / (part * float64(s.processors)))
 	slack = max(least, min(slack, max(most, s.live-s.free)))
 	return int(max(1, min(goDefault, 100*slack/s.live)))
 }
@@ -84,8 +91,12 @@ type Pacer struct {
 	// since the last look at it.
 	confiners int
 	confined  bool
-	meter     meter
-	giver     giver
+	// starting says that the process has not come to rest yet: the heap is confined until then, since most of what it
+	// allocates is garbage, and what stays lies the closer together.
+	starting bool
+	started  time.Time
+	meter    meter
+	giver    giver
 }
 
 // New returns a Pacer that goes by the books of l, in a process that has a limit.
@@ -132,8 +143,9 @@ func (p *Pacer) Run(ctx context.Context, relieve func()) {
 func (p *Pacer) start(pacing bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.running, p.pacing, p.set = true, pacing, goDefault
-	p.meter.read(time.Now())
+	p.running, p.pacing, p.starting, p.set = true, pacing, true, goDefault
+	p.started = time.Now()
+	p.meter.read(p.started)
 	p.others.Store(p.meter.held() - p.ledger.Total())
 	p.await()
 }
@@ -176,12 +188,14 @@ func (p *Pacer) look() (giveBack bool) {
 		p.others.Store(p.meter.held() - p.ledger.Total())
 	}
 	s.free = unmarked(p.ledger)
-	s.confined = p.confined
+	s.confined = p.confined || p.starting
 	p.confined = p.confiners > 0
 	if next := percent(s); next >= p.set+step || next <= p.set-step || next < p.set && s.confined {
 		p.apply(next)
 	}
-	return p.pacing && p.giver.due(now, s, p.meter.idle, p.meter.total)
+	due := p.giver.due(now, s, p.meter.idle, p.meter.total)
+	p.starting = p.starting && !due && now.Before(p.started.Add(startLimit))
+	return p.pacing && due
 }
 
 // unmarked returns how many of the bytes in the books hold no pointers, so that they cost a collection nothing.

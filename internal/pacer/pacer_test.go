@@ -40,6 +40,8 @@ func TestPercent(t *testing.T) {
 		{"confined", state{live: 1600 * mb, free: 800 * mb, rate: 200 * mb, cost: 0.3, processors: 2, confined: true}, 7},
 		{"confined, and cheap", state{live: 1600 * mb, free: 800 * mb, rate: 200 * mb, cost: 0.01, processors: 2, confined: true}, 1},
 		{"confined, and dear", state{live: 1600 * mb, free: 800 * mb, rate: 1000 * mb, cost: 1, processors: 2, confined: true}, 50},
+		// What is measured cannot be: 0.22 s at most for 100 MB.
+		{"waiting for processors", state{live: 1600 * mb, free: 1500 * mb, rate: 5 * mb, cost: 10, processors: 2}, 2},
 		{"a huge heap at rest", state{live: 10_000 * mb, processors: 2}, 1},
 	} {
 		if got := percent(c.s); got != c.want {
@@ -165,7 +167,7 @@ func TestConfine(t *testing.T) {
 // TestGiver: what is free goes back when it is much, is not asked for again, and has been so for a while.
 func TestGiver(t *testing.T) {
 	const mb = 1 << 20
-	s := state{rate: 1 * mb, cost: 0.1, processors: 2}
+	s := state{live: 1000 * mb, rate: 1 * mb, cost: 0.1, processors: 2}
 	for _, c := range []struct {
 		name        string
 		s           state
@@ -190,7 +192,7 @@ func TestGiver(t *testing.T) {
 	now, n := time.Now(), 0
 	for range 100 {
 		now = now.Add(period)
-		if g.due(now, state{rate: mb, cost: 1, processors: 2}, 100*mb, 1000*mb) {
+		if g.due(now, state{live: 1000 * mb, rate: mb, cost: 1, processors: 2}, 100*mb, 1000*mb) {
 			n++
 		}
 	}

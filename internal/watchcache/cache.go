@@ -131,7 +131,8 @@ type Cache struct {
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 
-	// history books what the log keeps alive, and readers what only readers do.
+	// frames is what the state is booked with, history books what the log keeps alive, and readers what only readers do.
+	frames  atomic.Int64
 	history history
 	readers oldReads
 	// turns has as many tokens in it as lists of unknown size are now read from etcd because
@@ -231,7 +232,9 @@ func (c *Cache) newState() *state {
 			names = append(names, name)
 		}
 	}
-	return newState(names)
+	s := newState(names)
+	s.books = &c.frames
+	return s
 }
 
 // Stop ends the cache and every watch on it, and waits for its goroutines. It may be

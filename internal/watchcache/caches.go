@@ -101,3 +101,20 @@ func (s *Caches) remove(c *Cache) {
 	}
 	s.of[resource] = left
 }
+
+// Books are the bytes that resources hold, by purpose.
+type Books map[schema.GroupResource]map[ledger.Purpose]int64
+
+// AddTo adds what the caches hold to books: a resource with several caches has the sum of them.
+func (s *Caches) AddTo(books Books) {
+	for _, c := range s.all() {
+		of := books[c.cfg.GroupResource]
+		if of == nil {
+			of = map[ledger.Purpose]int64{}
+			books[c.cfg.GroupResource] = of
+		}
+		of[ledger.Frames] += c.frames.Load()
+		of[ledger.History] += c.history.bytes.Load()
+		of[ledger.Readers] += c.readers.bytes()
+	}
+}
