@@ -179,8 +179,8 @@ func TestGiver(t *testing.T) {
 		{"little of much", s, 100 * mb, 10_000 * mb, false},
 		{"soon asked for again", state{rate: 10 * mb, cost: 0.1, processors: 2}, 100 * mb, 1000 * mb, false},
 	} {
-		var g giver
 		now := time.Now()
+		g := giver{last: now.Add(-time.Hour)}
 		for look := range 2 * calm {
 			now = now.Add(period)
 			if got, want := g.due(now, c.s, c.idle, c.total), c.want && look == calm-1; got != want {
@@ -188,8 +188,19 @@ func TestGiver(t *testing.T) {
 			}
 		}
 	}
+	// After the start little is enough, once.
 	var g giver
 	now, n := time.Now(), 0
+	for range 100 {
+		now = now.Add(period)
+		if g.due(now, state{live: 100 * mb, rate: 0.1 * mb, processors: 2}, mb, 100*mb) {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("in 100 s after the start it is due %d times, with little to give back", n)
+	}
+	g, n = giver{}, 0
 	for range 100 {
 		now = now.Add(period)
 		if g.due(now, state{live: 1000 * mb, rate: mb, cost: 1, processors: 2}, 100*mb, 1000*mb) {
