@@ -17,14 +17,15 @@ func TestKeep(t *testing.T) {
 	const n, size = 2000, 1000
 	s := storeOf(1 << 30)
 	frames := make([]Frame, n)
+	all := pointers(frames)
 	fill(s, frames, size)
 	s.Keep(n * size / 2)
-	s.check(t)
+	s.check(t, all...)
 	if kept := s.ledger.Bytes(ledger.Derived); kept < n*size/3 {
 		t.Errorf("of a budget of %d bytes %d are kept", n*size/2, kept)
 	}
 	s.Keep(0)
-	s.check(t)
+	s.check(t, all...)
 	if kept := s.ledger.Bytes(ledger.Derived); kept != 0 {
 		t.Errorf("without a budget %d bytes are kept", kept)
 	}
@@ -44,10 +45,10 @@ func TestKeep(t *testing.T) {
 		}
 		s.sweepAll() // ends the timers
 	})
-	s.check(t)
+	s.check(t, all...)
 	s.Keep(1 << 30)
 	fill(s, frames, size)
-	s.check(t)
+	s.check(t, all...)
 	if kept := s.ledger.Bytes(ledger.Derived); kept < n*size {
 		t.Errorf("with a budget again %d bytes are kept", kept)
 	}
@@ -85,9 +86,13 @@ func TestKeepBesideReaders(t *testing.T) {
 	close(done)
 	changers.Wait()
 	s.Keep(50_000)
+	s.check(t, pointers(frames)...)
+}
+
+func pointers(frames []Frame) []*Frame {
 	all := make([]*Frame, len(frames))
 	for i := range frames {
 		all[i] = &frames[i]
 	}
-	s.check(t, all...)
+	return all
 }

@@ -51,7 +51,7 @@ func (c *change) frame() *frame.Frame {
 // its place in the log, and the view. TestHistoryIsBooked holds them against the heap.
 const (
 	nodeCost   = 800
-	changeCost = 200
+	changeCost = 350
 )
 
 // size returns the bytes that only the log keeps alive, of a change to s.

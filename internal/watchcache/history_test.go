@@ -205,5 +205,9 @@ func TestOldHistoryGoes(t *testing.T) {
 	if n := s.history.bytes.Load(); n != 0 {
 		t.Errorf("%d bytes of history are booked of a cache that has been stopped", n)
 	}
-	eventually(t, "the timers to end", func() bool { return !fake.HasWaiters() })
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if gen.timer == nil || gen.timer.Stop() {
+		t.Error("history of a cache that has been stopped is going to be looked at")
+	}
 }

@@ -25,7 +25,7 @@ import (
 )
 
 // ledgerError is the part by which all that is booked may differ from what the heap has grown by.
-const ledgerError = 0.1
+const ledgerError = 0.15
 
 // books holds what is booked against what the heap has grown by, since newBooks.
 type books struct {
