@@ -24,9 +24,10 @@ const (
 	goDefault = 100
 	// step is the smallest change of the percentage that is worth a stop of the world.
 	step = 2
-	// share is the part of the processors that collections may take, and confinedShare the same while
-	// somebody has the heap confined: what a collection costs more often is then paid.
+	// share is the part of the processors that collections may take, startShare the same while the process
+	// starts, and confinedShare while somebody has the heap confined: what a collection costs more often is then paid.
 	share         = 0.015
+	startShare    = 0.08
 	confinedShare = 0.25
 	// startLimit is how long a process may be said to start.
 	startLimit = 2 * time.Minute
@@ -49,8 +50,8 @@ type state struct {
 	cost float64
 	// processors is how many there are.
 	processors int
-	// confined says that somebody has the heap confined.
-	confined bool
+	// starting says that the process is, and confined that somebody has the heap confined.
+	starting, confined bool
 }
 
 // price returns what a collection takes, in seconds of a processor. What is measured has in it what its workers have waited
@@ -64,8 +65,11 @@ func percent(s state) int {
 		return goDefault
 	}
 	part := share
-	if s.confined {
+	switch {
+	case s.confined:
 		part = confinedShare
+	case s.starting:
+		part = startShare
 	}
 	// At this slack a collection, every slack/rate seconds, takes its part.
 	slack := int64(s.price() * s.rate / (part * float64(s.processors)))
@@ -91,8 +95,8 @@ type Pacer struct {
 	// since the last look at it.
 	confiners int
 	confined  bool
-	// starting says that the process has not come to rest yet: the heap is confined until then, since most of what it
-	// allocates is garbage, and what stays lies the closer together.
+	// starting says that the process has not come to rest yet: most of what it allocates is garbage until
+	// then, and what stays lies the closer together the less there is of it.
 	starting bool
 	started  time.Time
 	meter    meter
@@ -188,7 +192,7 @@ func (p *Pacer) look() (giveBack bool) {
 		p.others.Store(p.meter.held() - p.ledger.Total())
 	}
 	s.free = unmarked(p.ledger)
-	s.confined = p.confined || p.starting
+	s.confined, s.starting = p.confined, p.starting
 	p.confined = p.confiners > 0
 	if next := percent(s); next >= p.set+step || next <= p.set-step || next < p.set && s.confined {
 		p.apply(next)

@@ -36,6 +36,8 @@ func TestPercent(t *testing.T) {
 		{"allocating fast, nearly all encoded", state{live: 1600 * mb, free: 1590 * mb, rate: 1000 * mb, cost: 0.3, processors: 2}, 4},
 		// The ledger is up to date, what was alive is as of the last collection.
 		{"more booked than was alive", state{live: 1600 * mb, free: 4000 * mb, rate: 1000 * mb, cost: 0.3, processors: 2}, 4},
+		// 8% of the processors: one in 1.9 s.
+		{"starting", state{live: 1600 * mb, free: 800 * mb, rate: 100 * mb, cost: 0.3, processors: 2, starting: true}, 11},
 		// A quarter of the processors: one in 0.6 s.
 		{"confined", state{live: 1600 * mb, free: 800 * mb, rate: 200 * mb, cost: 0.3, processors: 2, confined: true}, 7},
 		{"confined, and cheap", state{live: 1600 * mb, free: 800 * mb, rate: 200 * mb, cost: 0.01, processors: 2, confined: true}, 1},
