@@ -245,7 +245,9 @@ func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
 	}
 	paced, unpace := context.WithCancel(ctx)
 	defer unpace()
-	plug(paced, config, readers)
+	limit, unlimit := o.limit()
+	defer unlimit()
+	plug(paced, config, limit, readers)
 	completedConfig, err := config.Complete()
 	if err != nil {
 		return err

@@ -58,18 +58,22 @@ func init() {
 // stands innermost in the chain of the one that clients talk to, behind
 // authentication, authorization, flow control and audit. The delegates' own chains
 // never see a request. With weir's cache comes, until ctx ends, a collector paced by
-// what the cache holds. readers are the server's own, who then read from that cache.
-func plug(ctx context.Context, config *app.Config, readers *ownReaders) {
+// what the cache holds, which keeps to limit. readers are the server's own, who then read from that cache.
+func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *ownReaders) {
 	if !utilfeature.DefaultFeatureGate.Enabled(EncodedWatchCache) {
 		return
 	}
-	registerMetrics()
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
 	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
-	caches := watchcache.NewCaches(watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead})
+	pace := pacer.New(ledger.Process, limit)
+	options := watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead}
+	if limit.Go > 0 {
+		options.History, options.Derived = pace.History, pace.Derived
+	}
+	caches := watchcache.NewCaches(options)
 	readers.caches.Store(caches)
-	pace := pacer.New(ledger.Process)
-	go pace.Run(ctx)
+	serveMetrics(ctx, caches, limit)
+	go pace.Run(ctx, caches.Relieve)
 	for _, getter := range []*generic.RESTOptionsGetter{
 		&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,
 		&config.Aggregator.GenericConfig.RESTOptionsGetter,

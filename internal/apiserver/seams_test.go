@@ -14,6 +14,7 @@ import (
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 
 	"github.com/weir-project/weir/internal/etcd"
+	"github.com/weir-project/weir/internal/pacer"
 	"github.com/weir-project/weir/internal/watchcache"
 )
 
@@ -119,6 +120,6 @@ func assemble(t *testing.T, flags ...string) *app.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plug(t.Context(), config, readers)
+	plug(t.Context(), config, pacer.Limit{}, readers)
 	return config
 }
