@@ -18,6 +18,7 @@ import (
 	"k8s.io/component-base/featuregate"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 
+	"github.com/weir-project/weir/internal/budget"
 	"github.com/weir-project/weir/internal/coalesce"
 	"github.com/weir-project/weir/internal/ledger"
 	"github.com/weir-project/weir/internal/liststream"
@@ -77,12 +78,27 @@ func plug(ctx context.Context, config *app.Config) {
 	if priced {
 		front.FlowControl = charged{front.FlowControl, caches, streaming}
 	}
+	// Without a limit nothing waits: what the machine has is not the server's alone, and what a server that was told of none
+	// can take is not known.
+	var waiting *inFlight
+	if limit > 0 {
+		known := costs{caches: caches, count: front.StorageObjectCountTracker.Get, streaming: streaming}
+		waiting = newInFlight(budget.Process, known, &front.Config)
+		go budget.Process.Follow(ctx, limit, ledger.Process.Held)
+	}
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
+		if waiting != nil {
+			api = waiting.whole(api)
+		}
 		if streaming {
 			api = liststream.Handler(api, newTypes(caches), pace.Confine, compressing)
 		}
-		handler := chain(coalesce.Handler(api, compressing), c)
+		api = coalesce.Handler(api, compressing)
+		if waiting != nil {
+			api = waiting.handler(api)
+		}
+		handler := chain(api, c)
 		if priced {
 			handler = withQuery(handler)
 		}
