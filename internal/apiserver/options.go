@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/pflag"
 	cliflag "k8s.io/component-base/cli/flag"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
+
+	"github.com/weir-project/weir/internal/pacer"
 )
 
 // DefaultDataDir is where `weir serve` keeps its files when --data-dir is not given.
@@ -24,6 +26,10 @@ type Options struct {
 	// without --etcd-servers upstream's error.
 	DataDir string
 
+	// MemoryLimit is what --memory-limit says: a number of bytes, 0 for none, or
+	// pacer.Automatic, the default, for that of the control group.
+	MemoryLimit int64
+
 	// Listener, if set, is served instead of --bind-address and --secure-port. Run
 	// owns it.
 	Listener net.Listener
@@ -33,11 +39,12 @@ type Options struct {
 
 // NewOptions returns upstream's defaults with the given default of --data-dir.
 func NewOptions(dataDir string) *Options {
-	o := &Options{ServerRunOptions: options.NewServerRunOptions(), DataDir: dataDir}
+	o := &Options{ServerRunOptions: options.NewServerRunOptions(), DataDir: dataDir, MemoryLimit: pacer.Automatic}
 	o.flags = o.ServerRunOptions.Flags()
 	o.flags.FlagSet("weir").StringVar(&o.DataDir, "data-dir", o.DataDir, ""+
 		"The directory of the embedded etcd and of everything that is generated: certificates, keys, admin.kubeconfig. "+
 		"Used when --etcd-servers is not given.")
+	o.flags.FlagSet("weir").Var((*memoryLimit)(&o.MemoryLimit), memoryLimitFlag, memoryLimitHelp)
 	o.flags.Order = append([]string{"weir"}, o.flags.Order[:len(o.flags.Order)-1]...)
 	return o
 }

@@ -244,7 +244,9 @@ func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
 	}
 	paced, unpace := context.WithCancel(ctx)
 	defer unpace()
-	plug(paced, config)
+	limit, unlimit := o.limit()
+	defer unlimit()
+	plug(paced, config, limit)
 	completedConfig, err := config.Complete()
 	if err != nil {
 		return err

@@ -54,8 +54,8 @@ func init() {
 // stands innermost in the chain of the one that clients talk to, behind
 // authentication, authorization, flow control and audit. The delegates' own chains
 // never see a request. With weir's cache comes, until ctx ends, a collector paced by
-// what the cache holds.
-func plug(ctx context.Context, config *app.Config) {
+// what the cache holds, which keeps to limit.
+func plug(ctx context.Context, config *app.Config, limit pacer.Limit) {
 	if !utilfeature.DefaultFeatureGate.Enabled(EncodedWatchCache) {
 		return
 	}
@@ -63,7 +63,7 @@ func plug(ctx context.Context, config *app.Config) {
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
 	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
 	caches := watchcache.NewCaches(watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead})
-	pace := pacer.New(ledger.Process)
+	pace := pacer.New(ledger.Process, limit)
 	go pace.Run(ctx)
 	for _, getter := range []*generic.RESTOptionsGetter{
 		&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,

@@ -14,6 +14,7 @@ import (
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 
 	"github.com/weir-project/weir/internal/etcd"
+	"github.com/weir-project/weir/internal/pacer"
 	"github.com/weir-project/weir/internal/watchcache"
 )
 
@@ -118,6 +119,6 @@ func assemble(t *testing.T, flags ...string) *app.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plug(t.Context(), config)
+	plug(t.Context(), config, pacer.Limit{})
 	return config
 }

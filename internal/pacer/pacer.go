@@ -71,6 +71,7 @@ func allowance(live int64) int64 { return max(confinedLeast, live/confinedShare)
 // by any number of goroutines.
 type Pacer struct {
 	ledger *ledger.Ledger
+	limit  Limit
 
 	mu sync.Mutex
 	// running says that Run is. set is the percentage that has been set last.
@@ -84,8 +85,11 @@ type Pacer struct {
 	meter     meter
 }
 
-// New returns a Pacer that goes by the books of l.
-func New(l *ledger.Ledger) *Pacer { return &Pacer{ledger: l} }
+// New returns a Pacer that goes by the books of l, in a process that has a limit.
+func New(l *ledger.Ledger, limit Limit) *Pacer { return &Pacer{ledger: l, limit: limit} }
+
+// Limit returns the limit of the process.
+func (p *Pacer) Limit() Limit { return p.limit }
 
 // Run paces the collector until ctx ends, and then sets Go's default again. It does
 // nothing if GOGC or GOMEMLIMIT is set.

@@ -66,7 +66,7 @@ func TestRunEnds(t *testing.T) {
 	defer debug.SetGCPercent(before)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	New(&ledger.Ledger{}).Run(ctx)
+	New(&ledger.Ledger{}, Limit{}).Run(ctx)
 	if got := debug.SetGCPercent(before); got != goDefault {
 		t.Errorf("the percentage is %d when the pacer has ended, want %d", got, goDefault)
 	}
@@ -81,7 +81,7 @@ func TestOperatorsChoice(t *testing.T) {
 			t.Setenv(name, "50")
 			before := debug.SetGCPercent(42)
 			defer debug.SetGCPercent(before)
-			New(&ledger.Ledger{}).Run(t.Context())
+			New(&ledger.Ledger{}, Limit{}).Run(t.Context())
 			if got := debug.SetGCPercent(before); got != 42 {
 				t.Errorf("with %s set the percentage became %d", name, got)
 			}
@@ -96,7 +96,7 @@ func TestConfine(t *testing.T) {
 	t.Setenv("GOMEMLIMIT", "")
 	before := debug.SetGCPercent(42)
 	defer debug.SetGCPercent(before)
-	p := New(&ledger.Ledger{})
+	p := New(&ledger.Ledger{}, Limit{})
 	// Not running, the collector is left alone.
 	p.Confine()()
 	if got := debug.SetGCPercent(42); got != 42 {
