@@ -80,22 +80,21 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit) {
 	}
 	// Without a limit nothing waits: what the machine has is not the server's alone, and what a server that was told of none
 	// can take is not known.
-	var waiting *inFlight
-	if limit > 0 {
-		known := costs{caches: caches, count: front.StorageObjectCountTracker.Get, streaming: streaming}
-		waiting = newInFlight(budget.Process, known, &front.Config)
-		go budget.Process.Follow(ctx, limit, ledger.Process.Held)
+	limited := limit.Go > 0
+	if limited {
+		go budget.Process.Follow(ctx, limit.Go, held)
 	}
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
-		if waiting != nil {
+		waiting := newInFlight(budget.Process, costs{caches, c.StorageObjectCountTracker.Get, streaming}, c)
+		if limited {
 			api = waiting.whole(api)
 		}
 		if streaming {
 			api = liststream.Handler(api, newTypes(caches), pace.Confine, compressing)
 		}
 		api = coalesce.Handler(api, compressing)
-		if waiting != nil {
+		if limited {
 			api = waiting.handler(api)
 		}
 		handler := chain(api, c)
@@ -104,6 +103,15 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit) {
 		}
 		return handler
 	}
+}
+
+// held is how many bytes are held by those who count theirs.
+func held() int64 {
+	var sum int64
+	for _, purpose := range ledger.Purposes() {
+		sum += ledger.Process.Bytes(purpose)
+	}
+	return sum
 }
 
 // cachedRESTOptions is upstream's answer with weir's cache in place of upstream's, and weir's storage in

@@ -5,6 +5,7 @@ package budget
 
 import (
 	"context"
+	"math"
 	"runtime/metrics"
 	"slices"
 	"time"
@@ -20,7 +21,7 @@ const (
 	remembered = 8
 )
 
-// Follow keeps the budget at what a process may still take, until ctx ends. limit is what Go's runtime may take in all, in
+// Follow keeps the budget at what a process may still take, until ctx ends; it has no bound then. limit is what Go's runtime may take in all, in
 // bytes; held tells how many bytes are held at present by those who count theirs, without what requests hold.
 //
 // What is held besides, by those who do not count it, is seen by the collector alone: as what is alive after a
@@ -32,6 +33,7 @@ func (b *Budget) Follow(ctx context.Context, limit int64, held func() int64) {
 	m := meter{held: held}
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
+	defer b.unbound()
 	for {
 		b.Resize(sizes(limit, m.read()))
 		select {
@@ -40,6 +42,13 @@ func (b *Budget) Follow(ctx context.Context, limit int64, held func() int64) {
 		case <-ticker.C:
 		}
 	}
+}
+
+func (b *Budget) unbound() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.bounded, b.size, b.alone = false, math.MaxInt64, math.MaxInt64
+	b.admit()
 }
 
 // sizes returns the size of a budget, and what a request may have that is alone.
