@@ -25,7 +25,7 @@ const (
 	// bare is what any request takes: its stack, the connection's buffers. streamed is one whose answer streams:
 	// what is gathered, and what is compressed.
 	bare     = 16 << 10
-	streamed = 192 << 10
+	streamed = 320 << 10
 	// derivedTimes is an object that is sent in another form than the kept one, while it is made and
 	// sent, and printedTimes one that is decoded for a row of a Table.
 	derivedTimes = 3
@@ -40,6 +40,8 @@ const (
 	// pageOfDeletion is how many objects a deletion of a collection reads at once; see deleteCollectionPageSize of
 	// k8s.io/apiserver/pkg/registry/generic/registry.
 	pageOfDeletion = 10_000
+	// unknown is a list of a resource whose cache is not ready, and which has not been counted yet.
+	unknown = 64 << 20
 	// bodyUnknown is taken for what is sent without saying how long it is: as long as a body may be
 	// (genericapiserver.Config.MaxRequestBodyBytes).
 	bodyUnknown = 3 << 20
@@ -220,7 +222,10 @@ func (c costs) all(cache *watchcache.Cache, info *request.RequestInfo) (objects,
 	}
 	resource := schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}
 	stats, err := c.count(resource.String())
-	if err != nil {
+	switch {
+	case err != nil && cache != nil:
+		return 1000, unknown / decodedTimes
+	case err != nil:
 		return 0, 0
 	}
 	return stats.ObjectCount, stats.ObjectCount * stats.EstimatedAverageObjectSizeBytes

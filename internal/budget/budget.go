@@ -14,7 +14,7 @@ import (
 )
 
 // Small is how many bytes a request may hold that does not have to wait for large ones.
-const Small = 256 << 10
+const Small = 512 << 10
 
 const (
 	// least is what there always is for requests that end by themselves: a server without memory that answers
