@@ -59,12 +59,16 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit) {
 	if !utilfeature.DefaultFeatureGate.Enabled(EncodedWatchCache) {
 		return
 	}
-	registerMetrics()
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
 	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
-	caches := watchcache.NewCaches(watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead})
 	pace := pacer.New(ledger.Process, limit)
-	go pace.Run(ctx)
+	options := watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead}
+	if limit.Go > 0 {
+		options.History, options.Derived = pace.History, pace.Derived
+	}
+	caches := watchcache.NewCaches(options)
+	serveMetrics(ctx, caches, limit)
+	go pace.Run(ctx, caches.Relieve)
 	for _, getter := range []*generic.RESTOptionsGetter{
 		&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,
 		&config.Aggregator.GenericConfig.RESTOptionsGetter,
@@ -80,21 +84,22 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit) {
 	}
 	// Without a limit nothing waits: what the machine has is not the server's alone, and what a server that was told of none
 	// can take is not known.
-	limited := limit.Go > 0
-	if limited {
+	registerBudgetMetrics()
+	bounded := limit.Go > 0
+	if bounded {
 		go budget.Process.Follow(ctx, limit.Go, held)
 	}
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		waiting := newInFlight(budget.Process, costs{caches, c.StorageObjectCountTracker.Get, streaming}, c)
-		if limited {
+		if bounded {
 			api = waiting.whole(api)
 		}
 		if streaming {
 			api = liststream.Handler(api, newTypes(caches), pace.Confine, compressing)
 		}
 		api = coalesce.Handler(api, compressing)
-		if limited {
+		if bounded {
 			api = waiting.handler(api)
 		}
 		handler := chain(api, c)
@@ -105,11 +110,13 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit) {
 	}
 }
 
-// held is how many bytes are held by those who count theirs.
+// held is how many bytes are held by those who count theirs, without what the budget grants.
 func held() int64 {
 	var sum int64
 	for _, purpose := range ledger.Purposes() {
-		sum += ledger.Process.Bytes(purpose)
+		if purpose != ledger.Decoded {
+			sum += ledger.Process.Bytes(purpose)
+		}
 	}
 	return sum
 }

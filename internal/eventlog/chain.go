@@ -37,6 +37,9 @@ func (c *chain[K, E]) lose(seq, rev uint64) {
 	for len(c.seqs) > 0 && c.seqs[0] <= seq {
 		c.seqs = c.seqs[1:]
 	}
+	if len(c.seqs) == 0 {
+		c.seqs = nil // the array may be that of a burst
+	}
 	if seq >= c.lost {
 		c.lost, c.lostRev = seq+1, rev
 	}

@@ -24,10 +24,15 @@ type Config[K comparable, E any] struct {
 	// MaxBytes returns the number of bytes that the log may hold, as told by the
 	// sizes given to Append. It is asked by Append, under the log's lock.
 	MaxBytes func() int64
+	// Excess, if set, returns by how many bytes this log and others together hold more than they
+	// may, as far as that is for this one to give up; 0 or less if they do not. It is asked under the log's lock.
+	Excess func() int64
 	// MaxEvents is the number of events that the log may hold.
 	MaxEvents int
-	// MinEvents are kept however old they are.
+	// MinEvents are kept however old they are, as far as they are MinBytes or less; MinBytes 0 is no
+	// bound. So many bytes are kept whatever Excess says, too.
 	MinEvents int
+	MinBytes  int64
 	// Window is the age after which an event may go if no cursor still needs it.
 	Window time.Duration
 	// Now is the clock that ages events.

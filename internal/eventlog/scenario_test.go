@@ -185,9 +185,7 @@ func (s *story) squeeze(t *testing.T, d *datadriven.TestData) string {
 	before := s.maxBytes
 	s.maxBytes = int64(number(t, d, "bytes"))
 	defer func() { s.maxBytes = before }()
-	for s.shrink() {
-		s.dispatchNext()
-	}
+	s.Shrink()
 	return s.gone() + s.told()
 }
 

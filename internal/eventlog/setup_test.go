@@ -32,6 +32,8 @@ type harness struct {
 	*Log[string, event]
 	now      time.Time
 	maxBytes int64
+	// allowed is how many bytes others leave to this log.
+	allowed int64
 	// trimmed are the events that have left the log, in order.
 	trimmed []event
 }
@@ -39,9 +41,10 @@ type harness struct {
 // newHarness returns a log that is complete from rev on. The function bound may
 // change the bounds, which are otherwise out of reach.
 func newHarness(rev uint64, bound func(*Config[string, event])) *harness {
-	h := &harness{now: start, maxBytes: 1 << 40}
+	h := &harness{now: start, maxBytes: 1 << 40, allowed: 1 << 40}
 	cfg := Config[string, event]{
 		MaxBytes:  func() int64 { return h.maxBytes },
+		Excess:    func() int64 { return h.bytes - h.allowed },
 		MaxEvents: 1 << 30,
 		Window:    75 * time.Second,
 		Now:       func() time.Time { return h.now },

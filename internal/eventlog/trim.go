@@ -12,6 +12,14 @@ import (
 // cursor is too much to do at every event, and a second more or less of history is nothing.
 const expirePeriod = time.Second
 
+// Shrink drops what the bounds do not allow any more, where MaxBytes or Excess have changed and nothing is
+// appended. What parked cursors have yet to be handed is handed to them before.
+func (l *Log[K, E]) Shrink() {
+	for l.shrink() {
+		l.dispatchNext()
+	}
+}
+
 // shrink drops the oldest events until the bounds on bytes and number hold. It returns true
 // if more than half of what they allow has yet to be handed to parked cursors, or an event
 // that has to go: the other half is for those to read that have not taken theirs.
@@ -23,7 +31,10 @@ func (l *Log[K, E]) shrink() (waits bool) {
 
 // shrinkLocked may drop the event just appended, if it alone is larger than the log may be.
 func (l *Log[K, E]) shrinkLocked() (waits bool) {
-	maxBytes, handed := l.cfg.MaxBytes(), l.dispatcher.handed
+	if l.closed {
+		return false
+	}
+	maxBytes, handed := l.maxBytesLocked(), l.dispatcher.handed
 	if l.parked > 0 && handed < l.next &&
 		(l.next-handed > uint64(l.cfg.MaxEvents/2) || l.appended-l.slot(handed).before > maxBytes/2) {
 		return true
@@ -39,6 +50,15 @@ func (l *Log[K, E]) shrinkLocked() (waits bool) {
 	return false
 }
 
+// maxBytesLocked returns how many bytes the log may hold now.
+func (l *Log[K, E]) maxBytesLocked() int64 {
+	n := l.cfg.MaxBytes()
+	if l.cfg.Excess != nil {
+		n = min(n, max(l.bytes-l.cfg.Excess(), l.cfg.MinBytes))
+	}
+	return n
+}
+
 // Expire lets go of events that are too old, for a log to which nothing is appended. It
 // returns in what time there will be more to let go, or 0 if only an Append can say.
 func (l *Log[K, E]) Expire() time.Duration {
@@ -52,7 +72,7 @@ func (l *Log[K, E]) Expire() time.Duration {
 		return 0
 	case len(l.aged) > 0 || l.ripeLocked(now):
 		return expirePeriod // a reader holds it
-	case l.next-l.first > uint64(l.cfg.MinEvents):
+	case l.surplusLocked():
 		return l.slot(l.first).at.Add(l.cfg.Window).Sub(now) + expirePeriod
 	default:
 		return 0
@@ -61,7 +81,16 @@ func (l *Log[K, E]) Expire() time.Duration {
 
 // ripeLocked tells whether the first event of the ring is too old.
 func (l *Log[K, E]) ripeLocked(now time.Time) bool {
-	return l.next-l.first > uint64(l.cfg.MinEvents) && now.Sub(l.slot(l.first).at) > l.cfg.Window
+	return l.surplusLocked() && now.Sub(l.slot(l.first).at) > l.cfg.Window
+}
+
+// surplusLocked tells whether the ring has more than what is kept however old it is.
+func (l *Log[K, E]) surplusLocked() bool {
+	if l.first == l.next {
+		return false
+	}
+	return l.next-l.first > uint64(l.cfg.MinEvents) ||
+		l.cfg.MinBytes > 0 && l.appended-l.slot(l.first).before > l.cfg.MinBytes
 }
 
 func (l *Log[K, E]) expireLocked(now time.Time) {

@@ -191,7 +191,7 @@ func (tw *twin) age(now time.Time) {
 		return
 	}
 	tw.checked = now
-	for len(tw.events)-tw.ring > tw.cfg.MinEvents && now.Sub(tw.events[tw.ring].at) > tw.cfg.Window && !tw.held(tw.ring) {
+	for tw.surplus() && now.Sub(tw.events[tw.ring].at) > tw.cfg.Window && !tw.held(tw.ring) {
 		if i := tw.ring; tw.kept(i) {
 			tw.events[i].where = aged
 			tw.leave(i)
@@ -204,6 +204,16 @@ func (tw *twin) age(now time.Time) {
 			tw.drop(i)
 		}
 	}
+}
+
+// surplus tells whether more is in the ring than what is kept however old it is.
+func (tw *twin) surplus() bool {
+	var bytes int64
+	for _, e := range tw.events[tw.ring:] {
+		bytes += e.size
+	}
+	n := len(tw.events) - tw.ring
+	return n > tw.cfg.MinEvents || n > 0 && tw.cfg.MinBytes > 0 && bytes > tw.cfg.MinBytes
 }
 
 // held tells whether an event has to stay in the ring: for a reader of all, for one whose
@@ -437,14 +447,19 @@ func twinRun(t *testing.T, r *rand.Rand) (agedSteps int) {
 		tw.cfg = c
 		c.MaxEvents = 1 + r.IntN(200)
 		c.MinEvents = r.IntN(20)
+		c.MinBytes = r.Int64N(3) * r.Int64N(400)
 		c.Window = time.Duration(r.IntN(20)) * time.Second
 	})
 	bound := func() {
 		if h.maxBytes = r.Int64N(3000); r.IntN(2) == 0 {
 			h.maxBytes = 1 << 40
 		}
+		if h.allowed = r.Int64N(4000) - 1000; r.IntN(2) == 0 {
+			h.allowed = 1 << 40
+		}
 	}
 	bound()
+	maxBytes := func() int64 { return min(h.maxBytes, max(h.allowed, tw.cfg.MinBytes)) }
 	keys := []string{"a", "b", "c", "rare"}
 	count, made := 0, 0
 	some := func() *twinCursor {
@@ -471,7 +486,7 @@ func twinRun(t *testing.T, r *rand.Rand) (agedSteps int) {
 				e.keys = append(e.keys, "rare")
 			}
 			if !tw.closed {
-				tw.append(e, h.now, h.maxBytes)
+				tw.append(e, h.now, maxBytes())
 			}
 			h.append(e)
 		case op < 55:
@@ -531,6 +546,12 @@ func twinRun(t *testing.T, r *rand.Rand) (agedSteps int) {
 			h.Expire()
 		case op < 99:
 			bound()
+			if r.IntN(2) == 0 {
+				for !tw.closed && tw.shrink(maxBytes()) {
+					tw.dispatch()
+				}
+				h.Shrink()
+			}
 		case r.IntN(8) == 0:
 			for i, e := range tw.events {
 				if e.where != gone {

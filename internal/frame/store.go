@@ -17,7 +17,7 @@ import (
 )
 
 // DefaultBudget is how many bytes of derived encodings a process keeps.
-const DefaultBudget = 256 << 20
+const DefaultBudget = 128 << 20
 
 const (
 	// idle is how long a derived encoding that nobody asks for is kept, at least, and
@@ -88,6 +88,23 @@ func NewStore(budget int64, l *ledger.Ledger) *Store {
 		brief:      shelf{purpose: ledger.Derived, budget: budget / briefly, idle: fresh},
 		rows:       map[encoding]*derived{},
 		compressed: shelf{purpose: ledger.Compressed, budget: budget / compressedPart, idle: idle},
+	}
+}
+
+// Keep changes the budget, and drops what it does not allow. With a budget of 0 nothing is kept that is not being made: it goes to those
+// who wait for it, and the next one makes it again.
+func (s *Store) Keep(budget int64) {
+	for _, change := range []struct {
+		*shelf
+		budget int64
+	}{{&s.kept, budget}, {&s.brief, budget / briefly}, {&s.compressed, budget / compressedPart}} {
+		s.mu.Lock()
+		change.shelf.budget = change.budget
+		over := change.over()
+		s.mu.Unlock()
+		for chances := 0; over; {
+			over = s.evict(change.shelf, &chances)
+		}
 	}
 }
 

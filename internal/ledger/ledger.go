@@ -19,6 +19,15 @@ const (
 	Compressed
 	// Streams are the write buffers of connections that have something to send.
 	Streams
+	// Readers are the frames that only a reader of an earlier state still needs: a list or the initial events of a
+	// watch that take long.
+	Readers
+	// Compressors are those that are compressing. Those that wait for work are the heap's to collect.
+	Compressors
+	// Decoded are objects that were decoded for one request.
+	Decoded
+	// Informers are what the server's own informers hold beside the frames.
+	Informers
 
 	purposes
 )
@@ -36,6 +45,14 @@ func (p Purpose) String() string {
 		return "compressed"
 	case Streams:
 		return "streams"
+	case Readers:
+		return "readers"
+	case Compressors:
+		return "compressors"
+	case Decoded:
+		return "decoded"
+	case Informers:
+		return "informers"
 	default:
 		return "unknown"
 	}
@@ -64,3 +81,12 @@ func (l *Ledger) Add(p Purpose, n int64) { l.bytes[p].Add(n) }
 
 // Bytes returns what is held for p, in bytes.
 func (l *Ledger) Bytes(p Purpose) int64 { return l.bytes[p].Load() }
+
+// Total returns what is held for all purposes together, in bytes.
+func (l *Ledger) Total() int64 {
+	total := int64(0)
+	for i := range l.bytes {
+		total += l.bytes[i].Load()
+	}
+	return total
+}

@@ -13,7 +13,7 @@ import (
 
 // TestPurposes holds the labels that dashboards see.
 func TestPurposes(t *testing.T) {
-	want := []string{"frames", "history", "derived", "compressed", "streams"}
+	want := []string{"frames", "history", "derived", "compressed", "streams", "readers", "compressors", "decoded", "informers"}
 	all := ledger.Purposes()
 	if len(all) != len(want) {
 		t.Fatalf("%d purposes, want %d", len(all), len(want))
@@ -43,10 +43,15 @@ func TestBalance(t *testing.T) {
 		}
 	}
 	all.Wait()
+	total := int64(0)
 	for _, p := range ledger.Purposes() {
+		total += 4000 * int64(p)
 		if got, want := l.Bytes(p), 4000*int64(p); got != want {
 			t.Errorf("%v: %d bytes, want %d", p, got, want)
 		}
+	}
+	if got := l.Total(); got != total {
+		t.Errorf("all together are %d bytes, want %d", got, total)
 	}
 }
 

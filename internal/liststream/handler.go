@@ -25,6 +25,8 @@ type Plan struct {
 	// Frames are the list's objects, in order. It may be gone through more than once, and
 	// says the same each time. It keeps the state alive that it reads.
 	Frames iter.Seq[*frame.Frame]
+	// Done is called when Frames is not gone through any more; nil if nobody wants to know.
+	Done func()
 	// Count is how many they are, and DefaultedOnRead how many of them are
 	// (frame.Frame.DefaultedOnRead): those, and no others, the storage returns as items of
 	// its list, in the same order.
@@ -113,6 +115,9 @@ const (
 // be answered in place: nothing has been sent then.
 func (a *Answer) serve(next http.Handler) (w way) {
 	defer func() {
+		if a.plan != nil && a.plan.Done != nil {
+			a.plan.Done()
+		}
 		switch r := recover(); r {
 		case nil:
 		case errWhole:

@@ -126,7 +126,7 @@ func (o *output) compress() {
 	}
 	o.gz = gzips.Get().(*gzip.Writer)
 	o.gz.Reset((*plainOutput)(o))
-	ledger.Process.Add(ledger.Streams, gzipSize)
+	ledger.Process.Add(ledger.Compressors, gzipSize)
 }
 
 // begin begins a member, before anything has been written.
@@ -245,7 +245,7 @@ func (o *output) close() {
 		o.gz.Reset(nil)
 		gzips.Put(o.gz)
 		o.gz = nil
-		ledger.Process.Add(ledger.Streams, -gzipSize)
+		ledger.Process.Add(ledger.Compressors, -gzipSize)
 	}
 	if o.member != nil {
 		o.member.Discard()

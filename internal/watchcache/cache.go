@@ -49,10 +49,15 @@ const (
 // of the last 75 s in any case; bytes are what memory is made of, so there is a bound on
 // them too, twice what the resource itself takes but not less than minBytes. It is meant
 // to be out of the way: 37,000 changes of a Lease, 500 a second for 75 s, are 190 MB.
+//
+// However old they are minEvents are kept, for those who come back to a resource that is seldom written, as
+// long as they take no more than leastBytes. So much is kept whatever the limit of the process
+// leaves to history, too.
 const (
-	maxEvents = 100 * 1024
-	minEvents = 100
-	minBytes  = 256 << 20
+	maxEvents  = 100 * 1024
+	minEvents  = 100
+	minBytes   = 256 << 20
+	leastBytes = 4 << 20
 )
 
 // MinHistory is the age up to which events are kept while the bounds on number and
@@ -100,6 +105,9 @@ type Config struct {
 	// clients; see frame.Config. Lists and initial events have such objects decoded.
 	// Optional.
 	DefaultedOnRead func(runtime.Object) bool
+	// HistoryBound returns how many bytes of history the resources of the process may keep together.
+	// Optional.
+	HistoryBound func() int64
 	// Bounded fails lists for which the cache is too late, instead of sending them to etcd.
 	Bounded bool
 }
@@ -123,6 +131,10 @@ type Cache struct {
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 
+	// frames is what the state is booked with, history books what the log keeps alive, and readers what only readers do.
+	frames  atomic.Int64
+	history history
+	readers oldReads
 	// turns has as many tokens in it as lists of unknown size are now read from etcd because
 	// the cache has stalled.
 	turns chan struct{}
@@ -185,6 +197,7 @@ func New(cfg Config) (*Cache, error) {
 		turns:    make(chan struct{}, wholeReads),
 		notReady: cfg.Clock.Now(),
 	}
+	c.history.readers = &c.readers
 	c.progress = progress.NewConditionalProgressRequester(c.requestProgress, cfg.Clock, rpc)
 	for name := range cfg.Trigger {
 		c.trigger = name
@@ -219,7 +232,9 @@ func (c *Cache) newState() *state {
 			names = append(names, name)
 		}
 	}
-	return newState(names)
+	s := newState(names)
+	s.books = &c.frames
+	return s
 }
 
 // Stop ends the cache and every watch on it, and waits for its goroutines. It may be
@@ -294,6 +309,7 @@ func (c *Cache) takeGeneration(cause error) *generation {
 		return nil
 	}
 	c.gen = nil
+	gen.end()
 	c.notReady = c.cfg.Clock.Now()
 	close(gen.moved)
 	return gen
@@ -444,12 +460,31 @@ func (c *Cache) keepViewsLocked() bool {
 // limits are the bounds on the log of the state s.
 func (c *Cache) limits(bytes func() int64) eventlog.Config[scope, *change] {
 	return eventlog.Config[scope, *change]{
-		MaxBytes:  func() int64 { return max(minBytes, 2*bytes()) },
+		MaxBytes:  func() int64 { return max(minBytes, 2*bytes()) - c.history.late.Load() },
+		Excess:    c.excess(),
 		MaxEvents: maxEvents,
 		MinEvents: minEvents,
+		MinBytes:  leastBytes,
 		Window:    c.cfg.History,
 		Now:       c.cfg.Clock.Now,
-		Trimmed:   func(_ *change, size int64) { ledger.Process.Add(ledger.History, -size) },
+		Trimmed:   c.history.trimmed,
 		Handed:    func(ch *change, _ int) { c.observe(ch, 0) },
+	}
+}
+
+// excess returns a function that tells by how many bytes the history of all resources is above its bound; nil if
+// there is none.
+func (c *Cache) excess() func() int64 {
+	if c.cfg.HistoryBound == nil {
+		return nil
+	}
+	return func() int64 { return ledger.Process.Bytes(ledger.History) - c.cfg.HistoryBound() }
+}
+
+// relieve lets go of history that the bounds do not allow any more.
+func (c *Cache) relieve() {
+	if gen, _, _, err := c.current(); err == nil {
+		gen.log.Shrink()
+		gen.follow(c, gen.log.Floor())
 	}
 }

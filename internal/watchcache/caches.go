@@ -21,6 +21,9 @@ type Options struct {
 	Bounded bool
 	// Types knows the built-in types.
 	Types frame.Types
+	// History and Derived, if set, return how many bytes of history, and of encodings that can be made again, all caches
+	// of the process may keep together. Relieve has to be called when they may have become less.
+	History, Derived func() int64
 	// DefaultedOnRead has the resources whose REST storage changes objects on their way from
 	// storage to clients (generic registry Store.Decorator), and tells of an object whether
 	// it does.
@@ -58,6 +61,29 @@ func (s *Caches) Of(resource schema.GroupResource) *Cache {
 	return nil
 }
 
+// Relieve lets go of history and derived encodings that are more than Options allow now.
+func (s *Caches) Relieve() {
+	if s.opts.Derived != nil {
+		s.store.Keep(min(s.opts.Derived(), frame.DefaultBudget))
+	}
+	if s.opts.History == nil || ledger.Process.Bytes(ledger.History) <= s.opts.History() {
+		return
+	}
+	for _, c := range s.all() {
+		c.relieve()
+	}
+}
+
+func (s *Caches) all() []*Cache {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*Cache
+	for _, of := range s.of {
+		all = append(all, of...)
+	}
+	return all
+}
+
 func (s *Caches) add(c *Cache) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -74,4 +100,21 @@ func (s *Caches) remove(c *Cache) {
 		return
 	}
 	s.of[resource] = left
+}
+
+// Books are the bytes that resources hold, by purpose.
+type Books map[schema.GroupResource]map[ledger.Purpose]int64
+
+// AddTo adds what the caches hold to books: a resource with several caches has the sum of them.
+func (s *Caches) AddTo(books Books) {
+	for _, c := range s.all() {
+		of := books[c.cfg.GroupResource]
+		if of == nil {
+			of = map[ledger.Purpose]int64{}
+			books[c.cfg.GroupResource] = of
+		}
+		of[ledger.Frames] += c.frames.Load()
+		of[ledger.History] += c.history.bytes.Load()
+		of[ledger.Readers] += c.readers.bytes()
+	}
 }

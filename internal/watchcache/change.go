@@ -29,8 +29,9 @@ type change struct {
 	// are sent for whom the object is gone. It is there from the start for a deletion,
 	// and made when first asked for where an object has only left a selector.
 	last    atomic.Pointer[frame.Frame]
-	mu      sync.Mutex // makes last
-	lastErr error      // of making it, guarded by mu
+	late    atomic.Int64 // what last is booked with if it was made when first asked for, or leftLog
+	mu      sync.Mutex   // makes last
+	lastErr error        // of making it, guarded by mu
 }
 
 // frame returns the change's object, as it was before if it has been deleted.
@@ -50,7 +51,7 @@ func (c *change) frame() *frame.Frame {
 // its place in the log, and the view. TestHistoryIsBooked holds them against the heap.
 const (
 	nodeCost   = 800
-	changeCost = 200
+	changeCost = 350
 )
 
 // size returns the bytes that only the log keeps alive, of a change to s.
@@ -70,7 +71,7 @@ func (c *change) size(s *state) int64 {
 
 // gone returns the previous state at the revision of the change. The change must
 // have one. What it may have to do first takes as long as encoding an object.
-func (c *change) gone(codec *frame.Codec, versioner storage.Versioner) (*frame.Frame, error) {
+func (c *change) gone(codec *frame.Codec, versioner storage.Versioner, books *history) (*frame.Frame, error) {
 	if last := c.last.Load(); last != nil {
 		return last, nil
 	}
@@ -85,6 +86,7 @@ func (c *change) gone(codec *frame.Codec, versioner storage.Versioner) (*frame.F
 		return nil, err
 	}
 	c.last.Store(last)
+	books.addLate(c, last.Size())
 	return last, nil
 }
 

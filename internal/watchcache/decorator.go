@@ -50,6 +50,7 @@ func (s *Caches) Decorator() generic.StorageDecorator {
 			Store:          s.store,
 			Types:          s.opts.Types,
 			Bounded:        s.opts.Bounded,
+			HistoryBound:   s.opts.History,
 
 			DefaultedOnRead: s.opts.DefaultedOnRead[config.GroupResource],
 		})

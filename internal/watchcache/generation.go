@@ -4,9 +4,12 @@
 package watchcache
 
 import (
+	"slices"
 	"sort"
 	"sync/atomic"
 	"time"
+
+	"k8s.io/utils/clock"
 
 	"github.com/weir-project/weir/internal/eventlog"
 )
@@ -30,21 +33,32 @@ type generation struct {
 	// moved is closed, and replaced, when rev grows or stalled is set.
 	moved chan struct{}
 
-	// expiring says that expire is going to be called. Not guarded.
+	// expiring says that expire is going to be called, by timer; ended that it is not, ever. expiring is not
+	// guarded.
 	expiring atomic.Bool
+	timer    clock.Timer
+	ended    bool
 }
 
 // expireLater has expire called in a while, unless it is going to be called anyway. So
 // there is a timer for as long as there are events that become too old, also while nothing
 // happens, and no longer.
 func (g *generation) expireLater(c *Cache, in time.Duration) {
-	if !g.expiring.Load() && !g.expiring.Swap(true) {
-		log := g.log // the timer keeps no state alive that has been read anew
-		c.cfg.Clock.AfterFunc(in+time.Second, func() {
-			if gen, _, _, err := c.current(); err == nil && gen.log == log {
-				gen.expire(c)
-			}
-		})
+	if g.expiring.Load() || g.expiring.Swap(true) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !g.ended {
+		g.timer = c.cfg.Clock.AfterFunc(in+time.Second, func() { g.expire(c) })
+	}
+}
+
+// end has expire not called any more. It needs Cache.mu.
+func (g *generation) end() {
+	g.ended = true
+	if g.timer != nil {
+		g.timer.Stop()
 	}
 }
 
@@ -52,13 +66,17 @@ func (g *generation) expireLater(c *Cache, in time.Duration) {
 func (g *generation) expire(c *Cache) {
 	g.expiring.Store(false)
 	in := g.log.Expire()
-	floor := g.log.Floor()
-	c.mu.Lock()
-	g.advance(g.rev, floor)
-	c.mu.Unlock()
+	g.follow(c, g.log.Floor())
 	if in > 0 {
 		g.expireLater(c, in)
 	}
+}
+
+// follow drops the views that answer only for revisions below floor, the log's.
+func (g *generation) follow(c *Cache, floor uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	g.advance(g.rev, floor)
 }
 
 // publish makes v the state, and drops the views that answer only for revisions below
@@ -84,6 +102,9 @@ func (g *generation) forget(floor uint64) {
 		// The dropped views must not stay reachable through the array.
 		clear(g.past[:n-1])
 		g.past = g.past[n-1:]
+		if cap(g.past) > 64 && len(g.past) <= cap(g.past)/4 {
+			g.past = slices.Clone(g.past) // the array may be that of a burst
+		}
 	}
 	g.floor = max(g.floor, floor)
 }

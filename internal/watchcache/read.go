@@ -361,7 +361,8 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 		}
 		metrics.RecordListCacheMetrics(c.cfg.GroupResource, used, p.seen, p.count)
 	}
-	plan := liststream.Plan{Frames: p.frames, Count: p.count, Messages: p.messages}
+	leave := c.readers.enter(sel.view.bytes)
+	plan := liststream.Plan{Frames: p.frames, Count: p.count, Messages: p.messages, Done: leave}
 	for range p.defaulted {
 		plan.DefaultedOnRead++
 	}
@@ -370,6 +371,8 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 	returned, count := p.frames, p.count
 	if liststream.From(ctx).Take(c.cfg.GroupResource, plan) {
 		returned, count = p.defaulted, plan.DefaultedOnRead
+	} else {
+		defer leave()
 	}
 	items.Set(reflect.MakeSlice(items.Type(), 0, count))
 	for f := range returned {

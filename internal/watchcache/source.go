@@ -24,7 +24,6 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/weir-project/weir/internal/frame"
-	"github.com/weir-project/weir/internal/ledger"
 )
 
 const (
@@ -49,6 +48,7 @@ func (c *Cache) follow(ctx context.Context) {
 		found := s.failing.found
 		s.recovered()
 		s.setPart(false)
+		c.readers.lose(s.state.bytes)
 		s.state.unbook()
 		if s.gen != nil {
 			failed = 0
@@ -398,13 +398,13 @@ func (s *source) append(ch *change) error {
 	s.setPart(c.cfg.Leased && (ch.cur == nil || s.part))
 	if ch.cur != nil || ch.prev != nil {
 		size := ch.size(s.state)
-		ledger.Process.Add(ledger.History, size)
+		c.history.add(size)
 		add := s.gen.log.Append
 		if s.part {
 			add = s.gen.log.AppendPart
 		}
 		if err := add(ch.rev, size, ch); err != nil {
-			ledger.Process.Add(ledger.History, -size)
+			c.history.add(-size)
 			return fmt.Errorf("taking in a change of %s: %w", ch.frame().Key(), err)
 		}
 		s.gen.expireLater(c, c.cfg.History)

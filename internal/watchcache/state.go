@@ -6,6 +6,7 @@ package watchcache
 import (
 	"sort"
 	"strings"
+	"sync/atomic"
 
 	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/ledger"
@@ -40,6 +41,8 @@ type state struct {
 	indexes []index
 	// defaulted is nil for as long as there was no such object: most resources have none.
 	defaulted *snapshot.Map[*frame.Frame]
+	// books has what is booked for the resource, if anybody wants to know.
+	books *atomic.Int64
 	totals
 }
 
@@ -127,6 +130,9 @@ func (s *state) count(f *frame.Frame, sign int) {
 
 func (s *state) book(n int64) {
 	s.bytes += n
+	if s.books != nil {
+		s.books.Add(n)
+	}
 	ledger.Process.Add(ledger.Frames, n)
 }
 

@@ -23,7 +23,6 @@ import (
 	"k8s.io/apiserver/pkg/storage/value"
 
 	"github.com/weir-project/weir/internal/frame"
-	"github.com/weir-project/weir/internal/ledger"
 	"github.com/weir-project/weir/test/etcd"
 )
 
@@ -125,7 +124,7 @@ func (s *subject) forgetHistory(t *testing.T) {
 		ch.last.Store(f)
 		return false
 	})
-	ledger.Process.Add(ledger.History, size)
+	s.history.add(size)
 	if err := gen.log.Append(ch.rev, size, ch); err != nil {
 		t.Fatal(err)
 	}

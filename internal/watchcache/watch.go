@@ -107,6 +107,9 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		}
 		return newErrorWatch(err), nil
 	}
+	if w.initial != nil {
+		w.leave = c.readers.enter(v.bytes)
+	}
 	w.start, w.replay = rev, at
 	w.stream.Busy()
 	w.busy = true

@@ -61,8 +61,10 @@ type watcher struct {
 	busy   bool
 	// rows makes the events of a watch whose response is compressed; nil if it is not.
 	rows *rows
-	// initial is what to send first; nil if nothing, and once it has been sent.
+	// initial is what to send first; nil if nothing, and once it has been sent. leave is to be called when
+	// that is not read any more.
 	initial *selection
+	leave   func()
 	// end says that a bookmark has to tell where the initial events end.
 	end bool
 	// bookmarks says that the client takes them, deadline (zero for none) when the
@@ -233,6 +235,7 @@ func (w *watcher) sendInitial() (bool, error) {
 	}
 	selection := w.initial
 	w.initial = nil
+	defer w.leave()
 	s := initialSender{watcher: w, all: selection.whole(w.match.prefix, w.cache.cfg.ResourcePrefix) && w.match.wantsAll()}
 	selection.ascend(w.match.prefix, w.recursive(), s.send)
 	s.sendRow()
@@ -246,6 +249,7 @@ func (w *watcher) sendInitial() (bool, error) {
 			return true
 		})
 		selection = nil
+		w.leave()
 		s.sendAll(left)
 		s.sendRow()
 	}
@@ -490,7 +494,7 @@ func (w *watcher) eventOf(ch *change) (watch.Event, error) {
 	case is:
 		return w.eventWith(watch.Added, ch.cur, ch.rev <= w.replay)
 	case was:
-		last, err := ch.gone(w.cache.codec, w.cache.cfg.Versioner)
+		last, err := ch.gone(w.cache.codec, w.cache.cfg.Versioner, &w.cache.history)
 		if err != nil {
 			return watch.Event{}, err
 		}
