@@ -18,6 +18,7 @@ import (
 	"k8s.io/component-base/featuregate"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 
+	"github.com/weir-project/weir/internal/budget"
 	"github.com/weir-project/weir/internal/coalesce"
 	"github.com/weir-project/weir/internal/finalize"
 	"github.com/weir-project/weir/internal/ledger"
@@ -87,17 +88,43 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	if priced {
 		front.FlowControl = charged{front.FlowControl, caches, streaming}
 	}
+	// Without a limit nothing waits: what the machine has is not the server's alone, and what a server that was told of none
+	// can take is not known.
+	registerBudgetMetrics()
+	bounded := limit.Go > 0
+	if bounded {
+		go budget.Process.Follow(ctx, limit.Go, held)
+	}
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
+		waiting := newInFlight(budget.Process, costs{caches, c.StorageObjectCountTracker.Get, streaming}, c)
+		if bounded {
+			api = waiting.whole(api)
+		}
 		if streaming {
 			api = liststream.Handler(api, newTypes(caches), pace.Confine, compressing)
 		}
-		handler := chain(finalize.Handler(coalesce.Handler(api, compressing)), c)
+		api = finalize.Handler(coalesce.Handler(api, compressing))
+		if bounded {
+			api = waiting.handler(api)
+		}
+		handler := chain(api, c)
 		if priced {
 			handler = withQuery(handler)
 		}
 		return handler
 	}
+}
+
+// held is how many bytes are held by those who count theirs, without what the budget grants.
+func held() int64 {
+	var sum int64
+	for _, purpose := range ledger.Purposes() {
+		if purpose != ledger.Decoded {
+			sum += ledger.Process.Bytes(purpose)
+		}
+	}
+	return sum
 }
 
 // cachedRESTOptions is upstream's answer with weir's cache in place of upstream's, and weir's storage in

@@ -60,3 +60,17 @@ func (c *Cache) Size() (objects int, bytes int64) {
 	}
 	return v.objects.Len(), v.bytes
 }
+
+// SizeIn is Size of the objects in a namespace. It goes through them.
+func (c *Cache) SizeIn(namespace string) (objects int, bytes int64) {
+	_, _, v, err := c.current()
+	if err != nil {
+		return 0, 0
+	}
+	v.objects.Ascend(strings.TrimSuffix(c.cfg.ResourcePrefix, "/")+"/"+namespace+"/", "", func(_ string, f *frame.Frame) bool {
+		objects++
+		bytes += f.Size()
+		return true
+	})
+	return objects, bytes
+}

@@ -67,6 +67,16 @@ func (l *Link) Cut() {
 	l.proxy.Stop()
 }
 
+// Turn has the link stand for another server, at host:port. It ends all connections and listens again.
+func (l *Link) Turn(server string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.proxy.Update(&toxiproxy.Proxy{Listen: l.address, Upstream: server, Enabled: true}); err != nil {
+		return fmt.Errorf("turn the link at %s from %s to %s: %w", l.address, l.proxy.Upstream, server, err)
+	}
+	return nil
+}
+
 // Delay has every byte arrive later, by delay and up to jitter more or less, in both directions.
 func (l *Link) Delay(delay, jitter time.Duration) error {
 	attributes := map[string]int64{"latency": delay.Milliseconds(), "jitter": jitter.Milliseconds()}

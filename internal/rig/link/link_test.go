@@ -214,3 +214,29 @@ func TestErrors(t *testing.T) {
 		t.Error("no error for a direction that there is not")
 	}
 }
+
+// TestTurn has a link stand for another server, also when the first is gone.
+func TestTurn(t *testing.T) {
+	l := newLink(t)
+	before := dial(t, l)
+	send(t, before, "a")
+	expect(t, before, "a")
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	go func() {
+		c, err := other.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = c.Write([]byte("other"))
+		_ = c.Close()
+	}()
+	if err := l.Turn(other.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	ended(t, before)
+	expect(t, dial(t, l), "other")
+}
