@@ -22,6 +22,7 @@ import (
 	"github.com/weir-project/weir/internal/ledger"
 	"github.com/weir-project/weir/internal/liststream"
 	"github.com/weir-project/weir/internal/pacer"
+	"github.com/weir-project/weir/internal/usage"
 	"github.com/weir-project/weir/internal/watchcache"
 )
 
@@ -54,14 +55,16 @@ func init() {
 // authentication, authorization, flow control and audit. The delegates' own chains
 // never see a request. With weir's cache comes, until ctx ends, a collector paced by
 // what the cache holds.
-func plug(ctx context.Context, config *app.Config) {
+func plug(ctx context.Context, config *app.Config) *parts {
+	p := &parts{}
 	if !utilfeature.DefaultFeatureGate.Enabled(EncodedWatchCache) {
-		return
+		return p
 	}
 	registerMetrics()
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
 	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
 	caches := watchcache.NewCaches(watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead})
+	p.caches, p.usage = caches, usage.NewRegistry(usage.DefaultNames)
 	pace := pacer.New(ledger.Process)
 	go pace.Run(ctx)
 	for _, getter := range []*generic.RESTOptionsGetter{
@@ -80,14 +83,37 @@ func plug(ctx context.Context, config *app.Config) {
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		if streaming {
-			api = liststream.Handler(api, newTypes(caches), pace.Confine, compressing)
+			api = liststream.Handler(inPlaceMarked(api), newTypes(caches), pace.Confine, compressing)
 		}
-		handler := chain(coalesce.Handler(api, compressing), c)
+		handler := chain(p.usage.Handler(coalesce.Handler(api, compressing), seatsOf), c)
 		if priced {
 			handler = withQuery(handler)
 		}
 		return handler
 	}
+	return p
+}
+
+// parts are what plug has put in; without the gate, none.
+type parts struct {
+	caches *watchcache.Caches
+	usage  *usage.Registry
+}
+
+// watching returns how many watches are open, as far as it is known.
+func (p *parts) watching() int {
+	if p.usage == nil {
+		return 0
+	}
+	return p.usage.Watching()
+}
+
+// inPlaceMarked has the lists that are answered in place counted as such.
+func inPlaceMarked(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		next.ServeHTTP(w, req)
+		usage.From(req.Context()).SetStreamed(liststream.From(req.Context()).Taken())
+	})
 }
 
 // cachedRESTOptions is upstream's answer with weir's cache in place of upstream's, and weir's storage in

@@ -107,6 +107,7 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		}
 		return newErrorWatch(err), nil
 	}
+	w.cursor.SetOwner(w)
 	w.start, w.replay = rev, at
 	w.stream.Busy()
 	w.busy = true
