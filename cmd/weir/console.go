@@ -23,14 +23,16 @@ type console struct {
 
 	mu sync.Mutex
 	w  io.Writer
-	// began is when the present stage did; the zero time if there is none. open says that its line has been
-	// written and is not ended.
+	// began is when the present stage did, last what its line says. open says that a line has been written that
+	// is not ended.
 	began time.Time
 	stage apiserver.Stage
+	last  string
 	open  bool
 	// started is when the server was, stopping when it was asked to end; zero if it was not.
 	started, stopping time.Time
-	waits             string
+	// waits is what the end waits for, as it was shown last.
+	waits string
 }
 
 func newConsole(w io.Writer, logs string, inPlace bool) *console {
@@ -55,6 +57,9 @@ func (c *console) progress(p apiserver.Progress) {
 	detail := p.Detail
 	if p.Total > 0 {
 		detail = fmt.Sprintf("%d of %d", p.Done, p.Total)
+		if p.Done == p.Total && !p.Over {
+			detail += ", waiting for what else is to be ready"
+		}
 	}
 	if p.Over {
 		if took := c.now().Sub(c.began); took >= 100*time.Millisecond {
@@ -64,7 +69,11 @@ func (c *console) progress(p apiserver.Progress) {
 			detail += fmt.Sprintf("%.1fs", took.Seconds())
 		}
 	}
-	c.line(fmt.Sprintf("  %-13s %s", p.Stage, detail), p.Over || p.Stage == apiserver.StagePort)
+	text, whole := fmt.Sprintf("  %-13s %s", p.Stage, detail), p.Over || p.Stage == apiserver.StagePort
+	if text != c.last || whole {
+		c.line(text, whole)
+	}
+	c.last = text
 }
 
 // line writes a line over the one that is open. It stays if whole.

@@ -15,6 +15,7 @@ import (
 // registerMetrics adds weir's own metrics to the process's registry: what is served
 // at /metrics beside everything that upstream has there.
 var registerMetrics = sync.OnceFunc(func() {
+	legacyregistry.CustomMustRegister(theCacheMetrics)
 	for _, purpose := range ledger.Purposes() {
 		legacyregistry.RawMustRegister(metrics.NewGaugeFunc(&metrics.GaugeOpts{
 			Subsystem:      "weir",

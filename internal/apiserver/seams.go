@@ -65,6 +65,7 @@ func plug(ctx context.Context, config *app.Config) *parts {
 	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
 	caches := watchcache.NewCaches(watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead})
 	p.caches, p.usage = caches, usage.NewRegistry(usage.DefaultNames)
+	theCacheMetrics.parts.Store(p)
 	pace := pacer.New(ledger.Process)
 	go pace.Run(ctx)
 	for _, getter := range []*generic.RESTOptionsGetter{

@@ -71,8 +71,8 @@ type Resource struct {
 	Watches int `json:"watches"`
 	// History is what is kept of its past.
 	History History `json:"history"`
-	// Revision is that up to which the cache knows all, Behind by how much that is less than EtcdRevision. Revisions
-	// count the changes of all resources: of one that does not change, Behind grows until etcd says so, which is no delay.
+	// Revision is that up to which the cache knows all, Behind by how much that is less than EtcdRevision half a second after
+	// that was asked for: 0 of a cache that keeps up, also where nothing changes. Revisions count the changes of all resources.
 	Revision uint64 `json:"revision"`
 	Behind   uint64 `json:"behind"`
 }

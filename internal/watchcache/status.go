@@ -7,10 +7,12 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/storage/cacher/delegator"
 )
 
 // Status is what a cache holds.
@@ -71,6 +73,31 @@ func (c *Cache) StorageRevision(ctx context.Context) (uint64, error) {
 	return c.cfg.Storage.GetCurrentResourceVersion(ctx)
 }
 
+// catchUp waits until the cache is complete up to rev, or ctx ends. Of a resource that does not change etcd has to be asked for
+// that, as for a consistent list.
+func (c *Cache) catchUp(ctx context.Context, rev uint64) {
+	if _, at, _, err := c.current(); err != nil || at >= rev || !delegator.ConsistentReadSupported() {
+		return
+	}
+	c.progress.Add()
+	defer c.progress.Remove()
+	for {
+		c.mu.RLock()
+		gen := c.gen
+		if gen == nil || c.stopped || gen.rev >= rev {
+			c.mu.RUnlock()
+			return
+		}
+		moved := gen.moved
+		c.mu.RUnlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // lagging returns the watches that have something to read, at most so many.
 func (c *Cache) lagging(most int) []Reader {
 	gen, _, _, err := c.current()
@@ -126,6 +153,15 @@ func (s *Caches) StorageRevision(ctx context.Context) (uint64, error) {
 		}
 	}
 	return 0, nil
+}
+
+// CatchUp waits until all caches that are ready are complete up to a revision, or ctx ends.
+func (s *Caches) CatchUp(ctx context.Context, rev uint64) {
+	var waiting sync.WaitGroup
+	for _, c := range s.all() {
+		waiting.Go(func() { c.catchUp(ctx, rev) })
+	}
+	waiting.Wait()
 }
 
 func (s *Caches) all() []*Cache {

@@ -75,7 +75,7 @@ It asks the server by its API, as the user of the kubeconfig. That user needs th
 	flags := cmd.Flags()
 	flags.StringVarP(&o.output, "output", "o", "", "json or yaml in place of tables")
 	flags.StringVar(&o.sort, "sort", clientOrders[0].name, "what clients are sorted by: "+strings.Join(names(clientOrders), ", "))
-	flags.BoolVar(&o.all, "all", false, "also resources of which there is nothing, and all clients")
+	flags.BoolVar(&o.all, "all", false, "also resources without objects, and all clients")
 	flags.BoolVarP(&o.watch, "watch", "w", false, "show it until q is pressed, on a terminal")
 	flags.DurationVar(&o.interval, "interval", 2*time.Second, "with --watch: how often to ask")
 	config.AddFlags(flags)

@@ -124,9 +124,9 @@ func (t *tables) resourceTable() []string {
 			if r.Error != "" {
 				why = r.Error
 			}
-			table.add(printable(r.Name, 38), printable(why, 55))
+			table.add(printable(r.Name, 34), printable(why, 55))
 			continue
-		case r.Objects == 0 && r.Watches == 0 && r.History.Events == 0 && !t.all:
+		case r.Objects == 0 && r.Watches <= 1 && r.History.Events == 0 && r.Behind == 0 && !t.all: // the server itself watches many
 			left++
 			continue
 		}
@@ -134,12 +134,12 @@ func (t *tables) resourceTable() []string {
 		if r.Objects > 0 {
 			each = size(r.Bytes / int64(r.Objects))
 		}
-		table.add(printable(r.Name, 38), count(int64(r.Objects)), size(r.Bytes), each, count(int64(r.Watches)),
+		table.add(printable(r.Name, 34), count(int64(r.Objects)), size(r.Bytes), each, count(int64(r.Watches)),
 			count(int64(r.History.Events)), size(r.History.Bytes), seconds(r.History.Seconds), count(int64(r.Behind)))
 	}
 	lines := table.lines()
 	if left > 0 {
-		lines = append(lines, fmt.Sprintf("and %d resources of which there is nothing (--all)", left))
+		lines = append(lines, fmt.Sprintf("and %d %s without objects (--all)", left, map[bool]string{true: "resource", false: "resources"}[left == 1]))
 	}
 	return lines
 }

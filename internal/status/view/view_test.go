@@ -52,7 +52,7 @@ func TestTables(t *testing.T) {
 	got := text(tables{report: report(), host: "https://127.0.0.1:6443"})
 	for _, want := range []string{
 		"weir v0.1.0 (Kubernetes v1.37.2) at https://127.0.0.1:6443", "up 1m30s, 3 watches open, etcd at revision 1234",
-		"frames 225 MB, history 1.5 kB", "alive in the heap 300 MB", "and 1 resources of which there is nothing",
+		"frames 225 MB, history 1.5 kB", "alive in the heap 300 MB", "and 1 resource without objects",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is missing", want)
