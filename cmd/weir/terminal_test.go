@@ -141,12 +141,12 @@ func TestTerminalVerbose(t *testing.T) {
 // TestTerminalError: what goes wrong is a line of its own.
 func TestTerminalError(t *testing.T) {
 	t.Parallel()
-	screen, _, exited := terminal(t, "serve", "--data-dir="+t.TempDir(), "--secure-port="+freePort(t), "--etcd-prefix=x", "--service-cluster-ip-range=10.0.0.0/33")
+	screen, _, exited := terminal(t, "serve", "--data-dir="+t.TempDir(), "--secure-port="+freePort(t), "--service-cluster-ip-range=10.0.0.0/33")
 	if err := <-exited; err == nil {
 		t.Error("it does not fail")
 	}
 	lines := strings.Split(strings.TrimSpace(screen.String()), "\n")
-	if last := lines[len(lines)-1]; !strings.HasPrefix(last, "weir: ") || !strings.Contains(last, "10.0.0.0/33") {
+	if last := lines[len(lines)-1]; !strings.HasPrefix(last, "weir: ") || !strings.Contains(last, "service-cluster-ip-range") || !strings.Contains(last, logName) {
 		t.Errorf("the last line is not the error:\n%s", screen)
 	}
 }

@@ -141,7 +141,11 @@ func newSource(loader clientcmd.ClientConfig) (*source, error) {
 }
 
 func (s *source) get(ctx context.Context) (*status.Report, error) {
-	body, err := s.client.Get().AbsPath(status.Path).Do(ctx).Raw()
+	result := s.client.Get().AbsPath(status.Path).Do(ctx)
+	if err := result.Error(); err != nil { // unlike Raw's, it is what the server has said
+		return nil, s.explain(err)
+	}
+	body, err := result.Raw()
 	if err != nil {
 		return nil, s.explain(err)
 	}
