@@ -32,6 +32,15 @@ func TestServeBadInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = taken.Close() }) // after the parallel subtests, unlike a defer
+	go func() {                             // somebody who answers
+		for {
+			conn, err := taken.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.Close()
+		}
+	}()
 	_, takenPort, _ := net.SplitHostPort(taken.Addr().String())
 
 	for _, test := range []struct {
@@ -57,7 +66,7 @@ func TestServeBadInput(t *testing.T) {
 			prepare: func(_ *testing.T, dir string) []string {
 				return []string{"--data-dir=" + filepath.Join(dir, "new"), "--secure-port=" + takenPort}
 			},
-			want: "127.0.0.1:" + takenPort + ": bind: address already in use",
+			want: "127.0.0.1:" + takenPort + ": bind: address already in use, another server answers there (stop it, or choose another port with --secure-port)",
 		}, {
 			name: "data directory in use",
 			prepare: func(t *testing.T, dir string) []string {

@@ -4,7 +4,9 @@
 // Command weir is a kube-apiserver whose watches stream bytes that were encoded once.
 //
 //	weir serve [flags]       the server; every flag of kube-apiserver
+//	weir status              what a running server holds, and who asks it for what
 //	weir bench SCENARIO      measures servers, this one among them
+//	weir version             which weir and which Kubernetes this is
 //
 // Under the name kube-apiserver it takes the flags directly, so that it can stand
 // where that program stands.
@@ -51,7 +53,7 @@ func newCommand(name string) *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	root.AddCommand(newServeCommand("serve", defaultDataDir), newBenchCommand())
+	root.AddCommand(newServeCommand("serve", defaultDataDir), newBenchCommand(), newStatusCommand(), newVersionCommand())
 	return root
 }
 

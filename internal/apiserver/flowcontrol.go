@@ -7,6 +7,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,12 +43,40 @@ var _ utilflowcontrol.Interface = charged{}
 
 type queryKey struct{}
 
+// priced is what flow control is shown of a request, and has to say of it.
+type priced struct {
+	url *url.URL
+	// seats are those that it was estimated to take; 0 if it was not.
+	seats atomic.Uint64
+}
+
 // withQuery shows flow control the query of a request, of which it is told no more than
 // the RequestInfo.
 func withQuery(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		next.ServeHTTP(w, req.WithContext(context.WithValue(req.Context(), queryKey{}, req.URL)))
+		next.ServeHTTP(w, req.WithContext(context.WithValue(req.Context(), queryKey{}, &priced{url: req.URL})))
 	})
+}
+
+// seatsOf returns how many seats the request that ctx belongs to was estimated to take, 0 if that is not known.
+func seatsOf(ctx context.Context) uint64 {
+	if p, ok := ctx.Value(queryKey{}).(*priced); ok {
+		return p.seats.Load()
+	}
+	return 0
+}
+
+// noted is an estimate that seatsOf knows.
+func noted(ctx context.Context, estimate func() fcrequest.WorkEstimate) func() fcrequest.WorkEstimate {
+	p, ok := ctx.Value(queryKey{}).(*priced)
+	if !ok {
+		return estimate
+	}
+	return func() fcrequest.WorkEstimate {
+		e := estimate()
+		p.seats.Store(e.InitialSeats)
+		return e
+	}
 }
 
 // Handle implements utilflowcontrol.Interface.
@@ -61,14 +90,14 @@ func (c charged) Handle(
 ) {
 	size, known := c.size(ctx, digest)
 	if !known {
-		c.Interface.Handle(ctx, digest, note, estimate, queueNote, execute)
+		c.Interface.Handle(ctx, digest, note, noted(ctx, estimate), queueNote, execute)
 		return
 	}
 	var flowSchema, level string
 	c.Interface.Handle(ctx, digest, func(fs *flowcontrolv1.FlowSchema, pl *flowcontrolv1.PriorityLevelConfiguration, flow string) {
 		flowSchema, level = fs.Name, pl.Name
 		note(fs, pl, flow)
-	}, func() fcrequest.WorkEstimate {
+	}, noted(ctx, func() fcrequest.WorkEstimate {
 		config := fcrequest.DefaultWorkEstimatorConfig()
 		most := config.MaximumListSeatsLimit
 		if m := c.GetMaxSeats(level); m > 0 {
@@ -78,7 +107,7 @@ func (c charged) Handle(
 		fcmetrics.ObserveWorkEstimatedSeats(level, flowSchema, int(seats))
 		httplog.AddKeyValue(ctx, "apf_iseats", seats)
 		return fcrequest.WorkEstimate{InitialSeats: seats}
-	}, queueNote, execute)
+	}), queueNote, execute)
 }
 
 // size returns how many bytes a request makes the server hold at once, 0 if it streams; it
@@ -89,7 +118,7 @@ func (c charged) size(ctx context.Context, digest utilflowcontrol.RequestDigest)
 		return 0, false
 	}
 	cache := c.caches.Of(schema.GroupResource{Group: info.APIGroup, Resource: info.Resource})
-	asked, _ := ctx.Value(queryKey{}).(*url.URL)
+	asked, _ := ctx.Value(queryKey{}).(*priced)
 	// A cache that is not ready has etcd answer some lists, and knows the size of none.
 	if cache == nil || asked == nil || !cache.Ready() {
 		return 0, false
@@ -97,7 +126,7 @@ func (c charged) size(ctx context.Context, digest utilflowcontrol.RequestDigest)
 	if info.Verb == "watch" {
 		return 0, true // what it decodes, it decodes one by one
 	}
-	query := asked.Query()
+	query := asked.url.Query()
 	var opts metav1.ListOptions
 	if err := metav1.Convert_url_Values_To_v1_ListOptions(&query, &opts, nil); err != nil || !cache.Answers(opts) {
 		return 0, false

@@ -52,7 +52,7 @@ func TestChargedWhenReady(t *testing.T) {
 	check := func(want bool) {
 		t.Helper()
 		for _, query := range []string{"", "limit=1", "resourceVersion=0", "labelSelector=a"} {
-			ctx := context.WithValue(t.Context(), queryKey{}, &url.URL{RawQuery: query})
+			ctx := context.WithValue(t.Context(), queryKey{}, &priced{url: &url.URL{RawQuery: query}})
 			for _, streaming := range []bool{true, false} {
 				_, known := charged{caches: caches, streaming: streaming}.size(ctx, utilflowcontrol.RequestDigest{RequestInfo: &request.RequestInfo{
 					IsResourceRequest: true, Verb: "list", APIVersion: "v1", Resource: resource.Resource,
@@ -120,7 +120,7 @@ func TestChargedForDefaultedOnRead(t *testing.T) {
 		{"watch", "", true, 0},
 		{"watch", "", false, 0},
 	} {
-		ctx := context.WithValue(t.Context(), queryKey{}, &url.URL{RawQuery: c.query})
+		ctx := context.WithValue(t.Context(), queryKey{}, &priced{url: &url.URL{RawQuery: c.query}})
 		size, known := charged{caches: caches, streaming: c.streaming}.size(ctx, utilflowcontrol.RequestDigest{RequestInfo: &request.RequestInfo{
 			IsResourceRequest: true, Verb: c.verb, APIVersion: "v1", Resource: resource.Resource,
 		}})

@@ -226,7 +226,7 @@ func FuzzCharged(f *testing.F) {
 		if watching {
 			info.Verb = "watch"
 		}
-		ctx := context.WithValue(t.Context(), queryKey{}, &url.URL{RawQuery: query})
+		ctx := context.WithValue(t.Context(), queryKey{}, &priced{url: &url.URL{RawQuery: query}})
 		digest := utilflowcontrol.RequestDigest{RequestInfo: info}
 		if bytes, known := (charged{caches: caches, streaming: true}).size(ctx, digest); bytes != 0 || watching && !known {
 			t.Errorf("%q: what streams is charged for %d bytes (%v)", query, bytes, known)

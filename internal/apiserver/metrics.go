@@ -51,6 +51,7 @@ func serveMetrics(ctx context.Context, caches *watchcache.Caches, limit pacer.Li
 // registerMetrics adds weir's own metrics to the process's registry: what is served
 // at /metrics beside everything that upstream has there.
 var registerMetrics = sync.OnceFunc(func() {
+	legacyregistry.CustomMustRegister(theCacheMetrics)
 	for _, purpose := range ledger.Purposes() {
 		legacyregistry.RawMustRegister(metrics.NewGaugeFunc(&metrics.GaugeOpts{
 			Subsystem:      subsystem,

@@ -4,6 +4,7 @@
 package apiserver
 
 import (
+	"io"
 	"net"
 
 	"github.com/spf13/pflag"
@@ -34,7 +35,15 @@ type Options struct {
 	// owns it.
 	Listener net.Listener
 
+	// Progress, if set, is told how the start and the end go on: by several goroutines, but by one at a
+	// time of a stage. Not after Run has returned.
+	Progress func(Progress)
+	// Log is where the embedded etcd writes to, beside the process's log; os.Stderr if nil.
+	Log io.Writer
+
 	flags cliflag.NamedFlagSets
+	// waited says that the port was taken at first.
+	waited bool
 }
 
 // NewOptions returns upstream's defaults with the given default of --data-dir.
@@ -61,6 +70,12 @@ func Parse(args ...string) (*Options, error) {
 		fs.AddFlagSet(set)
 	}
 	return o, fs.Parse(args)
+}
+
+// StandAlone reports whether Run brings its own etcd. False also where the flags contradict each other.
+func (o *Options) StandAlone() bool {
+	embedded, err := o.standalone()
+	return err == nil && embedded
 }
 
 // changed reports whether any of the named flags was given.

@@ -7,10 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -69,7 +67,7 @@ func (o *Options) Run(ctx context.Context, ready func(Ready)) error {
 	if err := o.endWatchesAtShutdown(); err != nil {
 		return err
 	}
-	if err := o.listen(ctx); err != nil {
+	if err := o.listen(ctx, embedded); err != nil {
 		return err
 	}
 	// From here the listener is ours until the server closes it; closing twice is harmless.
@@ -141,10 +139,11 @@ func (o *Options) startStandalone(ctx context.Context, cancel context.CancelCaus
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the data directory %s: %w", o.DataDir, err)
 	}
-	lock, err := etcd.LockDir(dir)
+	lock, err := o.lockDir(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
+	o.report(Progress{Stage: StageDirectory, Over: true, Detail: dir})
 	defer func() {
 		if err != nil {
 			lock.Release()
@@ -155,14 +154,18 @@ func (o *Options) startStandalone(ctx context.Context, cancel context.CancelCaus
 	if err := etcd.CheckDir(etcdDir); err != nil {
 		return nil, err
 	}
+	o.report(Progress{Stage: StageCertificates})
 	s, err := newStandalone(o, dir)
 	if err != nil {
 		return nil, err
 	}
-	db, err := etcd.Start(ctx, etcdDir)
+	o.report(Progress{Stage: StageCertificates, Over: true, Detail: "in " + filepath.Join(o.DataDir, "pki")})
+	o.report(Progress{Stage: StageEtcd})
+	db, err := etcd.Start(ctx, etcdDir, o.Log)
 	if err != nil {
 		return nil, err
 	}
+	o.report(Progress{Stage: StageEtcd, Over: true, Detail: db.Version() + ", files in " + filepath.Join(o.DataDir, "etcd")})
 	defer func() {
 		if err != nil {
 			db.Close()
@@ -191,30 +194,19 @@ func (o *Options) startStandalone(ctx context.Context, cancel context.CancelCaus
 	}, nil
 }
 
-// listen opens the serving port first of all, so that a port that is taken is found
-// before anything is written.
-func (o *Options) listen(ctx context.Context) (err error) {
-	s := o.SecureServing
-	switch {
-	case o.Listener != nil:
-		s.Listener = o.Listener
-	case s.PermitPortSharing || s.PermitAddressSharing || s.BindPort < 1 || s.BindPort > 65535:
-		return nil // upstream's options of the socket, and upstream's error
-	default:
-		network := s.BindNetwork
-		if network == "" {
-			network = "tcp"
+// lockDir takes the lock of the data directory. If the port had to be waited for, the process that held it may hold the lock
+// for a moment more.
+func (o *Options) lockDir(ctx context.Context, dir string) (*etcd.Lock, error) {
+	for began := time.Now(); ; {
+		lock, err := etcd.LockDir(dir)
+		if err == nil || !o.waited || !errors.Is(err, etcd.ErrInUse) || time.Since(began) >= portPatience || ctx.Err() != nil {
+			return lock, err
 		}
-		address := net.JoinHostPort(s.BindAddress.String(), strconv.Itoa(s.BindPort))
-		s.Listener, err = (&net.ListenConfig{}).Listen(ctx, network, address)
-		if err != nil {
-			return fmt.Errorf("cannot serve on %s: %w (choose another port with --secure-port)", address, err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(portPause):
 		}
 	}
-	if tcp, ok := s.Listener.Addr().(*net.TCPAddr); ok {
-		s.BindPort = tcp.Port
-	}
-	return nil
 }
 
 // serve assembles the chain of servers and runs it.
@@ -232,6 +224,7 @@ func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
 		gate.AddMetrics()
 	}
 	registry.AddMetrics()
+	o.report(Progress{Stage: StageAPI})
 	klog.InfoS("Starting", "kubernetes", utilversion.Get().GitVersion, "etcd", r.Etcd)
 
 	// One name per process, as in upstream; a second server in one process (tests) goes without.
@@ -247,7 +240,8 @@ func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
 	defer unpace()
 	limit, unlimit := o.limit()
 	defer unlimit()
-	plug(paced, config, limit, readers)
+	p := plug(paced, config, limit, readers)
+	defer o.reportEnd(ctx, p)()
 	completedConfig, err := config.Complete()
 	if err != nil {
 		return err
@@ -256,10 +250,14 @@ func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
 	if err != nil {
 		return err
 	}
+	if err := p.serveStatus(server); err != nil {
+		return err
+	}
 	prepared, err := server.PrepareRun()
 	if err != nil {
 		return err
 	}
+	o.report(Progress{Stage: StageAPI, Over: true})
 
 	if ready != nil {
 		loopback := rest.CopyConfig(config.KubeAPIs.ControlPlane.Generic.LoopbackClientConfig)
@@ -271,7 +269,10 @@ func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			if waitReady(pollCtx, loopback) == nil {
+			end := o.reportStart(pollCtx, p)
+			err := waitReady(pollCtx, loopback)
+			end(err == nil)
+			if err == nil {
 				ready(r)
 			}
 		}()

@@ -24,6 +24,7 @@ import (
 	"github.com/weir-project/weir/internal/ledger"
 	"github.com/weir-project/weir/internal/liststream"
 	"github.com/weir-project/weir/internal/pacer"
+	"github.com/weir-project/weir/internal/usage"
 	"github.com/weir-project/weir/internal/watchcache"
 )
 
@@ -60,9 +61,10 @@ func init() {
 // authentication, authorization, flow control and audit. The delegates' own chains
 // never see a request. With weir's cache comes, until ctx ends, a collector paced by
 // what the cache holds, which keeps to limit. readers are the server's own, who then read from that cache.
-func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *ownReaders) {
+func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *ownReaders) *parts {
+	p := &parts{}
 	if !utilfeature.DefaultFeatureGate.Enabled(EncodedWatchCache) {
-		return
+		return p
 	}
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
 	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
@@ -72,6 +74,8 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 		options.History, options.Derived = pace.History, pace.Derived
 	}
 	caches := watchcache.NewCaches(options)
+	p.caches, p.usage = caches, usage.NewRegistry(usage.DefaultNames)
+	theCacheMetrics.parts.Store(p)
 	readers.caches.Store(caches)
 	serveMetrics(ctx, caches, limit)
 	go pace.Run(ctx, caches.Relieve)
@@ -102,18 +106,41 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 			api = waiting.whole(api)
 		}
 		if streaming {
-			api = liststream.Handler(api, newTypes(caches), pace.Confine, compressing)
+			api = liststream.Handler(inPlaceMarked(api), newTypes(caches), pace.Confine, compressing)
 		}
 		api = finalize.Handler(coalesce.Handler(api, compressing))
 		if bounded {
 			api = waiting.handler(api)
 		}
-		handler := chain(api, c)
+		handler := chain(p.usage.Handler(api, seatsOf), c)
 		if priced {
 			handler = withQuery(handler)
 		}
 		return handler
 	}
+	return p
+}
+
+// parts are what plug has put in; without the gate, none.
+type parts struct {
+	caches *watchcache.Caches
+	usage  *usage.Registry
+}
+
+// watching returns how many watches are open, as far as it is known.
+func (p *parts) watching() int {
+	if p.usage == nil {
+		return 0
+	}
+	return p.usage.Watching()
+}
+
+// inPlaceMarked has the lists that are answered in place counted as such.
+func inPlaceMarked(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		next.ServeHTTP(w, req)
+		usage.From(req.Context()).SetStreamed(liststream.From(req.Context()).Taken())
+	})
 }
 
 // held is how many bytes are held by those who count theirs, without what the budget grants.

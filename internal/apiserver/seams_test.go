@@ -102,7 +102,7 @@ func assemble(t *testing.T, flags ...string) *app.Config {
 	if _, err := newStandalone(o, dir); err != nil {
 		t.Fatal(err)
 	}
-	db, err := etcd.Start(t.Context(), filepath.Join(dir, "etcd"))
+	db, err := etcd.Start(t.Context(), filepath.Join(dir, "etcd"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

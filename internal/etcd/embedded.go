@@ -6,6 +6,7 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -41,9 +42,9 @@ type Embedded struct {
 }
 
 // Start runs etcd on the files in dir, which it makes if missing, and returns when
-// the member serves. The caller holds the directory's lock (see Lock) and closes
+// the member serves. What an operator has to know it writes to log, or to stderr if that is nil. The caller holds the directory's lock (see Lock) and closes
 // what it gets. On an error nothing runs.
-func Start(ctx context.Context, dir string) (_ *Embedded, err error) {
+func Start(ctx context.Context, dir string, log io.Writer) (_ *Embedded, err error) {
 	if err := CheckDir(dir); err != nil {
 		return nil, err
 	}
@@ -80,7 +81,7 @@ func Start(ctx context.Context, dir string) (_ *Embedded, err error) {
 	// How often a watch cache hears that nothing has happened. By default that is every
 	// 10 minutes, which is later than what it knew has been compacted.
 	cfg.WatchProgressNotifyInterval = progressInterval
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newLogger(e.logLevel))
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newLogger(e.logLevel, log))
 
 	if e.etcd, err = startRecovered(cfg); err != nil {
 		return nil, fmt.Errorf("cannot start embedded etcd on %s: %w", dir, err)
@@ -111,12 +112,15 @@ func startRecovered(cfg *embed.Config) (_ *embed.Etcd, err error) {
 	return embed.StartEtcd(cfg)
 }
 
-// newLogger says on stderr what an operator has to know, in etcd's own form.
+// newLogger says what an operator has to know, in etcd's own form.
 // Fatal becomes a panic, which startRecovered catches: a library must not end the
 // process while the API server drains.
-func newLogger(level zap.AtomicLevel) *zap.Logger {
+func newLogger(level zap.AtomicLevel, log io.Writer) *zap.Logger {
+	if log == nil {
+		log = os.Stderr
+	}
 	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
-	core := zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), level)
+	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(log)), level)
 	return zap.New(core, zap.WithFatalHook(zapcore.WriteThenPanic)).Named("etcd")
 }
 

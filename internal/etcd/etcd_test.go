@@ -36,7 +36,7 @@ func connect(t *testing.T, e *Embedded) *clientv3.Client {
 func TestEmbeddedKeepsData(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "etcd")
 	for round := range 2 {
-		e, err := Start(t.Context(), dir)
+		e, err := Start(t.Context(), dir, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -59,7 +59,7 @@ func TestEmbeddedKeepsData(t *testing.T) {
 // A socket's path is short; a data directory's need not be.
 func TestEmbeddedInDeepDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), strings.Repeat("long/", 30), "etcd")
-	e, err := Start(t.Context(), dir)
+	e, err := Start(t.Context(), dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestEmbeddedInDeepDirectory(t *testing.T) {
 // closed directory, and not one port.
 func TestEmbeddedListensOnItsSocketOnly(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "etcd")
-	e, err := Start(t.Context(), dir)
+	e, err := Start(t.Context(), dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestCheckDir(t *testing.T) {
 	if err := CheckDir(dir); err != nil {
 		t.Errorf("a directory that is not there: %v", err)
 	}
-	e, err := Start(t.Context(), dir)
+	e, err := Start(t.Context(), dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestCheckDir(t *testing.T) {
 		if err := CheckDir(dir); err == nil || !strings.Contains(err.Error(), "written by etcd 3.99") {
 			t.Errorf("%s 3.99.0: %v, want an error that names it", place.name, err)
 		}
-		if _, err := Start(t.Context(), dir); err == nil {
+		if _, err := Start(t.Context(), dir, nil); err == nil {
 			t.Errorf("%s 3.99.0: it starts", place.name)
 		}
 		after, err := os.ReadFile(path)
@@ -174,7 +174,7 @@ func TestCheckDir(t *testing.T) {
 }
 
 func TestExternalCheck(t *testing.T) {
-	e, err := Start(t.Context(), filepath.Join(t.TempDir(), "etcd"))
+	e, err := Start(t.Context(), filepath.Join(t.TempDir(), "etcd"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,8 @@ type Cursor[K comparable, E any] struct {
 	// after is the revision that the reader started from: events up to it, which a
 	// reader that starts in the future will meet, are passed over.
 	after uint64
+	// owner is what SetOwner was given.
+	owner atomic.Pointer[any]
 	// found are positions for the chain's index while FollowKey extends it, else nil.
 	found []uint64
 

@@ -261,6 +261,8 @@ type Stats struct {
 	// Floor and Head are the revisions between which it is complete, but for what may
 	// follow of Head after AppendPart.
 	Floor, Head uint64
+	// Oldest is when the oldest event of the ring came; the zero time if there is none.
+	Oldest time.Time
 	// Cursors is the number of readers, Parked how many of them are parked.
 	Cursors, Parked int
 }
@@ -269,7 +271,12 @@ type Stats struct {
 func (l *Log[K, E]) Stats() Stats {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
+	var oldest time.Time
+	if l.first < l.next {
+		oldest = l.slot(l.first).at
+	}
 	return Stats{
+		Oldest: oldest,
 		Events: l.eventsLocked(), Bytes: l.bytes, Aged: len(l.aged),
 		Floor: l.floor, Head: l.head,
 		Cursors: len(l.cursors) + l.parked, Parked: l.parked,

@@ -72,6 +72,9 @@ func (a *Answer) Take(resource schema.GroupResource, p Plan) bool {
 	return true
 }
 
+// Taken tells whether the storage has handed over a plan, by which the list is answered in place. False of nil.
+func (a *Answer) Taken() bool { return a != nil && a.plan != nil }
+
 // finish sends what the handler has left: an error as it is, or the list whose end was not
 // recognized before. It ends the response if a part of the list is all that will come.
 func (a *Answer) finish() {

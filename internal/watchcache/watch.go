@@ -110,6 +110,7 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 	if w.initial != nil {
 		w.leave = c.readers.enter(v.bytes)
 	}
+	w.cursor.SetOwner(w)
 	w.start, w.replay = rev, at
 	w.stream.Busy()
 	w.busy = true
