@@ -244,7 +244,7 @@ func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
 	}
 	paced, unpace := context.WithCancel(ctx)
 	defer unpace()
-	plug(paced, config)
+	attach := plug(paced, config)
 	completedConfig, err := config.Complete()
 	if err != nil {
 		return err
@@ -257,6 +257,7 @@ func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
 	if err != nil {
 		return err
 	}
+	attach(server.GenericAPIServer)
 
 	if ready != nil {
 		loopback := rest.CopyConfig(config.KubeAPIs.ControlPlane.Generic.LoopbackClientConfig)

@@ -21,6 +21,7 @@ import (
 	"github.com/weir-project/weir/internal/coalesce"
 	"github.com/weir-project/weir/internal/ledger"
 	"github.com/weir-project/weir/internal/liststream"
+	"github.com/weir-project/weir/internal/openapi"
 	"github.com/weir-project/weir/internal/pacer"
 	"github.com/weir-project/weir/internal/watchcache"
 )
@@ -35,6 +36,9 @@ const (
 	// SharedCompression is the gate of lists and watches whose gzip is made once for everybody; see
 	// package deflate. Off, each response is compressed by a writer of its own, as by upstream.
 	SharedCompression featuregate.Feature = "SharedCompression"
+	// OpenAPIOnDemand is the gate of OpenAPI of custom resources that is made when it is asked for; see package
+	// openapi. Off, upstream builds it whenever a definition changes.
+	OpenAPIOnDemand featuregate.Feature = "OpenAPIOnDemand"
 )
 
 func init() {
@@ -45,6 +49,7 @@ func init() {
 		EncodedWatchCache: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		StreamingList:     {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		SharedCompression: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
+		OpenAPIOnDemand:   {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 	}))
 }
 
@@ -53,10 +58,11 @@ func init() {
 // stands innermost in the chain of the one that clients talk to, behind
 // authentication, authorization, flow control and audit. The delegates' own chains
 // never see a request. With weir's cache comes, until ctx ends, a collector paced by
-// what the cache holds.
-func plug(ctx context.Context, config *app.Config) {
+// what the cache holds. What plug returns has to be called when the chain of servers has been prepared, with the one that
+// clients talk to, and before it runs.
+func plug(ctx context.Context, config *app.Config) (prepared func(*genericapiserver.GenericAPIServer)) {
 	if !utilfeature.DefaultFeatureGate.Enabled(EncodedWatchCache) {
-		return
+		return func(*genericapiserver.GenericAPIServer) {}
 	}
 	registerMetrics()
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
@@ -77,16 +83,26 @@ func plug(ctx context.Context, config *app.Config) {
 	if priced {
 		front.FlowControl = charged{front.FlowControl, caches, streaming}
 	}
+	documents := openapi.New(definitions{caches})
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		if streaming {
 			api = liststream.Handler(api, newTypes(caches), pace.Confine, compressing)
 		}
-		handler := chain(coalesce.Handler(api, compressing), c)
+		handler := chain(documents.Handler(coalesce.Handler(api, compressing)), c)
 		if priced {
 			handler = withQuery(handler)
 		}
 		return handler
+	}
+	return func(server *genericapiserver.GenericAPIServer) {
+		if !utilfeature.DefaultFeatureGate.Enabled(OpenAPIOnDemand) || caches.Of(crds) == nil {
+			return
+		}
+		if custom := customResources(server); custom != nil {
+			documents.Attach(custom)
+			go documents.Run(ctx)
+		}
 	}
 }
 
