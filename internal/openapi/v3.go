@@ -5,6 +5,7 @@ package openapi
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -18,7 +19,9 @@ import (
 	"time"
 
 	"github.com/munnerz/goautoneg"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/metrics"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/util/responsewriter"
 	"k8s.io/klog/v2"
 	"k8s.io/kube-openapi/pkg/handler3"
@@ -33,6 +36,15 @@ type groupVersion struct {
 	mu sync.Mutex
 	// made is the document, nil until somebody has asked for it.
 	made *document
+}
+
+// name names the document before it is made. It changes whenever the document does.
+func (g *groupVersion) name() string {
+	hash := sha256.New()
+	for _, d := range g.members {
+		fmt.Fprintln(hash, d.uid, d.generation)
+	}
+	return fmt.Sprintf("%x", hash.Sum(nil))
 }
 
 // document returns the document, which it makes for the first who asks.
@@ -196,7 +208,9 @@ func ask(r *http.Request, next http.Handler, path string, header http.Header) re
 	return answer
 }
 
-// serveDiscovery serves /openapi/v3.
+// serveDiscovery serves /openapi/v3. It has a hash of each document, which has to be made for it; but not for the server's
+// own client, which asks every 5 s whether documents have changed (package
+// k8s.io/apiserver/pkg/admission/plugin/policy/mutating/patch): to it they go by other names that change with them.
 func (s *Service) serveDiscovery(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	now, err := s.refresh()
 	if err != nil {
@@ -208,18 +222,24 @@ func (s *Service) serveDiscovery(w http.ResponseWriter, r *http.Request, next ht
 		next.ServeHTTP(w, r) // it is upstream's to say what is wrong
 		return
 	}
+	asker, _ := request.UserFrom(r.Context())
+	own := asker != nil && asker.GetName() == user.APIServerUser
 	root := handler3.OpenAPIV3Discovery{Paths: map[string]handler3.OpenAPIV3DiscoveryGroupVersion{}}
 	maps.Copy(root.Paths, others.Paths)
 	for path, gv := range now.groupVersions {
 		if _, taken := root.Paths[path]; taken {
 			continue
 		}
-		d, err := gv.document()
-		if err != nil {
-			klog.ErrorS(err, "Leaving a document out of /openapi/v3", "groupVersion", path)
-			continue
+		hash := gv.name()
+		if !own {
+			d, err := gv.document()
+			if err != nil {
+				klog.ErrorS(err, "Leaving a document out of /openapi/v3", "groupVersion", path)
+				continue
+			}
+			hash = d.etag
 		}
-		root.Paths[path] = handler3.OpenAPIV3DiscoveryGroupVersion{ServerRelativeURL: relativeURL(path, d.etag)}
+		root.Paths[path] = handler3.OpenAPIV3DiscoveryGroupVersion{ServerRelativeURL: relativeURL(path, hash)}
 	}
 	text, err := json.Marshal(&root)
 	if err != nil {
@@ -276,7 +296,7 @@ func (s *Service) serveGroupVersion(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Etag", `"`+d.etag+`"`)
 	if hash := r.URL.Query().Get("hash"); hash != "" {
-		if hash != d.etag {
+		if hash != d.etag && hash != gv.name() {
 			http.Redirect(w, r, relativeURL(gv.path, d.etag), http.StatusMovedPermanently)
 			return
 		}

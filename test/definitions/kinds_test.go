@@ -64,7 +64,7 @@ func structural(description string) object {
 					}},
 					"openEmbedded": object{"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true},
 					"map":          object{"type": "object", "additionalProperties": object{"type": "string", "maxLength": 5}, "x-kubernetes-map-type": "granular"},
-					"atomicMap":    object{"type": "object", "additionalProperties": integers, "x-kubernetes-map-type": "atomic", "default": object{"z": 1, "a": 2}},
+					"atomicMap":    object{"type": "object", "additionalProperties": integers, "x-kubernetes-map-type": "atomic", "default": object{"z": 8, "a": 2}},
 					"open":         object{"type": "object", "additionalProperties": true},
 					"set":          object{"type": "array", "items": object{"type": "string"}, "x-kubernetes-list-type": "set", "maxItems": 5, "minItems": 0, "default": []string{}},
 					"keyed": object{
