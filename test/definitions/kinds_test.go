@@ -113,9 +113,17 @@ func kinds() []object {
 	}
 }
 
+// pods is a definition whose type has the name of a built-in one in OpenAPI v2. Upstream's merge gives it another.
+func pods() object {
+	crd := define("core.api.k8s.io", "Pod", "Namespaced", version("v1", true, structural("not that Pod"), nil))
+	crd["metadata"].(object)["annotations"] = object{"api-approved.kubernetes.io": "unapproved, for tests"}
+	return crd
+}
+
 // moreKinds are definitions in groups in which there are some already.
 func moreKinds() []object {
 	return []object{
+		pods(),
 		define("a.example.com", "Another", "Cluster", version("v1", true, structural("Another"), object{"subresources": object{"status": object{}}})),
 		define("c.example.com", "Aardvark", "Namespaced", version("v2", true, structural("Aardvark"), object{
 			"subresources": object{"scale": object{"specReplicasPath": ".spec.integer", "statusReplicasPath": ".status.replicas"}}})),
