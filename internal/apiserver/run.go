@@ -257,6 +257,7 @@ func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
 	if err != nil {
 		return err
 	}
+	p.attach(ctx, server.GenericAPIServer)
 	o.report(Progress{Stage: StageAPI, Over: true})
 
 	if ready != nil {

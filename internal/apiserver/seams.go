@@ -23,6 +23,7 @@ import (
 	"github.com/weir-project/weir/internal/finalize"
 	"github.com/weir-project/weir/internal/ledger"
 	"github.com/weir-project/weir/internal/liststream"
+	"github.com/weir-project/weir/internal/openapi"
 	"github.com/weir-project/weir/internal/pacer"
 	"github.com/weir-project/weir/internal/usage"
 	"github.com/weir-project/weir/internal/watchcache"
@@ -41,6 +42,9 @@ const (
 	// FrameInformers is the gate of the server's own informers that hold frames; see package
 	// frameinformer. Off, they hold decoded objects, and read over a connection, as upstream's.
 	FrameInformers featuregate.Feature = "FrameInformers"
+	// OpenAPIOnDemand is the gate of OpenAPI of custom resources that is made when it is asked for; see package
+	// openapi. Off, upstream builds it whenever a definition changes.
+	OpenAPIOnDemand featuregate.Feature = "OpenAPIOnDemand"
 )
 
 func init() {
@@ -52,6 +56,7 @@ func init() {
 		StreamingList:     {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		SharedCompression: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		FrameInformers:    {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
+		OpenAPIOnDemand:   {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 	}))
 }
 
@@ -99,6 +104,7 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	if bounded {
 		go budget.Process.Follow(ctx, limit.Go, held)
 	}
+	p.documents = openapi.New(definitions{caches})
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		waiting := newInFlight(budget.Process, costs{caches, c.StorageObjectCountTracker.Get, streaming}, c)
@@ -108,7 +114,7 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 		if streaming {
 			api = liststream.Handler(inPlaceMarked(api), newTypes(caches), pace.Confine, compressing)
 		}
-		api = finalize.Handler(coalesce.Handler(api, compressing))
+		api = p.documents.Handler(finalize.Handler(coalesce.Handler(api, compressing)))
 		if bounded {
 			api = waiting.handler(api)
 		}
@@ -123,8 +129,21 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 
 // parts are what plug has put in; without the gate, none.
 type parts struct {
-	caches *watchcache.Caches
-	usage  *usage.Registry
+	caches    *watchcache.Caches
+	usage     *usage.Registry
+	documents *openapi.Service
+}
+
+// attach has the documents of custom resources made here. It is to be called when the chain of servers has been prepared, with
+// the one that clients talk to, and before it runs.
+func (p *parts) attach(ctx context.Context, server *genericapiserver.GenericAPIServer) {
+	if p.documents == nil || !utilfeature.DefaultFeatureGate.Enabled(OpenAPIOnDemand) || p.caches.Of(crds) == nil {
+		return
+	}
+	if custom := customResources(server); custom != nil {
+		p.documents.Attach(custom)
+		go p.documents.Run(ctx)
+	}
 }
 
 // watching returns how many watches are open, as far as it is known.

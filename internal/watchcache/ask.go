@@ -5,6 +5,7 @@ package watchcache
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,6 +33,15 @@ func (c *Cache) Peek(name string) *frame.Frame {
 func (c *Cache) WatchAll(ctx context.Context, opts storage.ListOptions) (watch.Interface, error) {
 	opts.Recursive = true
 	return c.Watch(ctx, c.cfg.ResourcePrefix, opts)
+}
+
+// Frames returns all objects of the resource as the cache has them now. An error says that it has not read them yet.
+func (c *Cache) Frames() ([]*frame.Frame, error) {
+	_, _, v, err := c.current()
+	if err != nil {
+		return nil, err
+	}
+	return slices.Collect(v.objects.All()), nil
 }
 
 // DefaultedOnRead returns how many objects of the cache a list in place has to decode, and how

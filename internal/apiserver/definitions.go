@@ -1,0 +1,76 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apiextensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+
+	"github.com/weir-project/weir/internal/frame"
+	"github.com/weir-project/weir/internal/openapi"
+	"github.com/weir-project/weir/internal/watchcache"
+)
+
+// definitions are those of custom resources, as the cache has them.
+type definitions struct{ caches *watchcache.Caches }
+
+var _ openapi.Source = definitions{}
+
+func (d definitions) Definitions() ([]openapi.Definition, error) {
+	cache := d.caches.Of(crds)
+	if cache == nil {
+		return nil, errors.New("they have no cache")
+	}
+	frames, err := cache.Frames()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]openapi.Definition, len(frames))
+	for i, f := range frames {
+		all[i] = definition{f}
+	}
+	return all, nil
+}
+
+// definition is one of them.
+type definition struct{ *frame.Frame }
+
+func (d definition) Name() string { return path.Base(d.Key()) }
+
+func (d definition) Decode() (*apiextensionsv1.CustomResourceDefinition, error) {
+	obj, err := d.Frame.Decode()
+	if err != nil {
+		return nil, err
+	}
+	internal, ok := obj.(*apiextensions.CustomResourceDefinition)
+	if !ok {
+		return nil, fmt.Errorf("%T is no definition", obj)
+	}
+	crd := &apiextensionsv1.CustomResourceDefinition{}
+	if err := apiextensionsapiserver.Scheme.Convert(internal, crd, nil); err != nil {
+		return nil, err
+	}
+	return crd, nil
+}
+
+// customResources returns the server of custom resources, or nil. It is the last in the chain that begins with server.
+func customResources(server *genericapiserver.GenericAPIServer) *genericapiserver.GenericAPIServer {
+	var last *genericapiserver.GenericAPIServer
+	for delegate := server.NextDelegate(); delegate != nil; delegate = delegate.NextDelegate() {
+		if s, ok := delegate.(*genericapiserver.GenericAPIServer); ok {
+			last = s
+		}
+	}
+	if last == nil || !slices.Contains(last.ListedPaths(), "/apis/"+apiextensions.GroupName) {
+		return nil
+	}
+	return last
+}
