@@ -51,8 +51,12 @@ func TestPortOfTheDead(t *testing.T) {
 func TestPortOfTheLiving(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]func(net.Conn){
-		"closes": func(net.Conn) {},
-		"speaks": func(c net.Conn) { _, _ = c.Write([]byte("HTTP/1.0 400 Bad Request\r\n\r\n")) },
+		// What has been sent to it is read: a connection that is closed before that is reset, as by the kernel for the dead.
+		"closes": func(c net.Conn) { _, _ = c.Read(make([]byte, 16<<10)) },
+		"speaks": func(c net.Conn) {
+			_, _ = c.Read(make([]byte, 16<<10))
+			_, _ = c.Write([]byte("HTTP/1.0 400 Bad Request\r\n\r\n"))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
