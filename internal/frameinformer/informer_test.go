@@ -15,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/client-go/tools/cache"
 	fcache "k8s.io/client-go/tools/cache/testing"
@@ -118,6 +119,21 @@ func TestReadAnew(t *testing.T) {
 	use(first)
 	inf := start(t, w.config(func() Source { return *now.Load() }))
 	eventually(t, "the informer to have all", func() bool { return len(inf.GetIndexer().ListKeys()) == 20 })
+	// A watch that has told something goes on where it was; the reflector would begin anew after one that has not.
+	out := w.new()
+	if err := w.store.GuaranteedUpdate(context.Background(), w.prefix()+"ns-0/object-0", out, false, nil, func(obj kruntime.Object, _ storage.ResponseMeta) (kruntime.Object, *uint64, error) {
+		obj.(*corev1.Secret).Labels = map[string]string{"changed": ""}
+		return obj, nil, nil
+	}, nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the change", func() bool {
+		f := second.Peek("ns-0/object-0")
+		return f.Revision() == revisionOf(t, out) && holds(inf, func(i *item, key string) bool {
+			g, _ := i.held()
+			return key != "ns-0/object-0" || g.Revision() == f.Revision()
+		})
+	})
 	use(second)
 	first.Stop()
 	eventually(t, "all frames to be the second cache's", func() bool {
