@@ -88,7 +88,7 @@ func TestPlugWrapsEveryStorage(t *testing.T) {
 func TestOwnReadersShareFrames(t *testing.T) {
 	factory := assemble(t).KubeAPIs.ControlPlane.VersionedInformers
 	for _, read := range ownReads {
-		if got, want := fmt.Sprintf("%T", factory.InformerFor(read.new(), nil)), "*frameinformer.informer"; got != want {
+		if got, want := fmt.Sprintf("%T", factory.InformerFor(read.of.New(), nil)), "*frameinformer.informer"; got != want {
 			t.Errorf("the informer of %s is a %s, want a %s", read.resource, got, want)
 		}
 	}

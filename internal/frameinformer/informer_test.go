@@ -244,30 +244,39 @@ func TestLazy(t *testing.T) {
 	}
 }
 
-// TestSharedWhileAlive: readers of one object at one revision share it, for as long as there has been no collection.
+// TestSharedWhileAlive: there is one of an object as long as a reader has it, and none when nobody has.
 func TestSharedWhileAlive(t *testing.T) {
 	w := secrets.open(t, protobufs)
 	w.create(1, 0)
 	c := w.cache()
 	inf := start(t, w.config(func() Source { return c }))
 	eventually(t, "the informer to have the object", func() bool { return len(inf.GetIndexer().ListKeys()) == 1 })
-	all := inf.SharedIndexInformer.GetIndexer().List()
-	i := all[0].(*item)
-	first, err := inf.read(i)
-	if err != nil {
-		t.Fatal(err)
+	i := inf.SharedIndexInformer.GetIndexer().List()[0].(*item)
+	objects := make(chan any, 8)
+	for range cap(objects) {
+		go func() {
+			obj, err := inf.read(i)
+			if err != nil {
+				t.Error(err)
+			}
+			objects <- obj
+		}()
 	}
-	kept := i.last.Load().Value()
-	if again, _ := inf.read(i); kept != nil && again != first {
-		t.Error("an object was decoded again while it was there")
+	first := <-objects
+	for range cap(objects) - 1 {
+		if another := <-objects; another != first {
+			t.Error("two readers have two of one object")
+		}
 	}
-	runtime.KeepAlive(kept)
-	kept = nil
-	for range 3 {
-		runtime.GC()
+	alive()
+	if again, _ := inf.read(i); again != first {
+		t.Error("an object is decoded again while a reader has it")
 	}
-	if i.last.Load().Value() != nil {
-		t.Error("what was decoded outlives a collection")
+	runtime.KeepAlive(first)
+	first = nil
+	alive()
+	if (*i.last.Load())() != nil {
+		t.Error("what was decoded outlives its readers")
 	}
 }
 
