@@ -37,13 +37,13 @@ type ownReaders struct {
 // bindings, policies), or there is little of it: such objects are better held decoded.
 var ownReads = []struct {
 	resource string
-	new      func() frameinformer.Message
+	of       frameinformer.Type
 	// lazy are those that are read only if a policy has them as parameters.
 	lazy bool
 }{
-	{resource: "pods", new: func() frameinformer.Message { return &corev1.Pod{} }},
-	{resource: "secrets", new: func() frameinformer.Message { return &corev1.Secret{} }},
-	{resource: "configmaps", new: func() frameinformer.Message { return &corev1.ConfigMap{} }, lazy: true},
+	{resource: "pods", of: frameinformer.TypeOf[corev1.Pod]()},
+	{resource: "secrets", of: frameinformer.TypeOf[corev1.Secret]()},
+	{resource: "configmaps", of: frameinformer.TypeOf[corev1.ConfigMap](), lazy: true},
 }
 
 // ownReaders arranges for the informers of ownReads to be frameinformer's, unless a gate is off. It is to be called before the
@@ -64,12 +64,12 @@ func (o *Options) ownReaders() *ownReaders {
 func (r *ownReaders) tokenGetter(factory informers.SharedInformerFactory) serviceaccount.ServiceAccountTokenGetter {
 	var client kubernetes.Interface
 	for _, read := range ownReads {
-		factory.InformerFor(read.new(), func(c kubernetes.Interface, _ time.Duration) cache.SharedIndexInformer {
+		factory.InformerFor(read.of.New(), func(c kubernetes.Interface, _ time.Duration) cache.SharedIndexInformer {
 			client = c
 			resource := corev1.SchemeGroupVersion.WithResource(read.resource)
 			return frameinformer.New(frameinformer.Config{
 				Resource: resource,
-				New:      read.new,
+				Type:     read.of,
 				Encoder:  builtIn{}.Encoder(wire.Protobuf, corev1.SchemeGroupVersion),
 				Source:   func() frameinformer.Source { return r.source(resource.GroupResource()) },
 				Connection: cache.NewFilteredListWatchFromClient(c.CoreV1().RESTClient(), read.resource, metav1.NamespaceAll,

@@ -4,6 +4,7 @@
 package apiserver
 
 import (
+	"fmt"
 	"path/filepath"
 	"reflect"
 	"testing"
@@ -80,6 +81,16 @@ func TestPlugWrapsEveryStorage(t *testing.T) {
 	} {
 		if _, ok := getter.(cachedRESTOptions); !ok {
 			t.Errorf("%s: storage comes from %T", name, getter)
+		}
+	}
+}
+
+// TestOwnReadersShareFrames: nobody has asked the factory for one of these types before it was given weir's informers.
+func TestOwnReadersShareFrames(t *testing.T) {
+	factory := assemble(t).KubeAPIs.ControlPlane.VersionedInformers
+	for _, read := range ownReads {
+		if got, want := fmt.Sprintf("%T", factory.InformerFor(read.of.New(), nil)), "*frameinformer.informer"; got != want {
+			t.Errorf("the informer of %s is a %s, want a %s", read.resource, got, want)
 		}
 	}
 }

@@ -17,8 +17,9 @@
 // served version that the connection would have brought, after the informer's transform. So whoever reads
 // gets whole objects, as from any informer, and nobody has to be known.
 //
-// What was decoded for a reader is shared with the next ones until the next garbage collection. As with any
-// informer, it is read only.
+// What was decoded for a reader is shared with the others for as long as it has not been collected (weak pointers), so that there is one of
+// each object at most, however many readers there are. As with any informer, it is read only. Handlers get objects of their own,
+// one at a time.
 //
 // An informer is never ahead of itself: the frame that an item has is the one of the event by which the
 // informer learned of it, so a lister shows the revisions that handlers are told of. Of an old frame whose

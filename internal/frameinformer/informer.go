@@ -39,8 +39,8 @@ type Source interface {
 type Config struct {
 	// Resource is what is watched, in the version in which it is wanted.
 	Resource schema.GroupVersionResource
-	// New returns an empty object.
-	New func() Message
+	// Type is that of its objects in that version.
+	Type Type
 	// Encoder encodes into protobuf of that version.
 	Encoder runtime.Encoder
 	// Source returns the resource's watch cache, nil if there is none. It is asked whenever the informer begins to

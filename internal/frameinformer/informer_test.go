@@ -15,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/client-go/tools/cache"
 	fcache "k8s.io/client-go/tools/cache/testing"
@@ -118,6 +119,21 @@ func TestReadAnew(t *testing.T) {
 	use(first)
 	inf := start(t, w.config(func() Source { return *now.Load() }))
 	eventually(t, "the informer to have all", func() bool { return len(inf.GetIndexer().ListKeys()) == 20 })
+	// A watch that has told something goes on where it was; the reflector would begin anew after one that has not.
+	out := w.new()
+	if err := w.store.GuaranteedUpdate(context.Background(), w.prefix()+"ns-0/object-0", out, false, nil, func(obj kruntime.Object, _ storage.ResponseMeta) (kruntime.Object, *uint64, error) {
+		obj.(*corev1.Secret).Labels = map[string]string{"changed": ""}
+		return obj, nil, nil
+	}, nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the change", func() bool {
+		f := second.Peek("ns-0/object-0")
+		return f.Revision() == revisionOf(t, out) && holds(inf, func(i *item, key string) bool {
+			g, _ := i.held()
+			return key != "ns-0/object-0" || g.Revision() == f.Revision()
+		})
+	})
 	use(second)
 	first.Stop()
 	eventually(t, "all frames to be the second cache's", func() bool {
@@ -228,30 +244,39 @@ func TestLazy(t *testing.T) {
 	}
 }
 
-// TestSharedWhileAlive: readers of one object at one revision share it, for as long as there has been no collection.
+// TestSharedWhileAlive: there is one of an object as long as a reader has it, and none when nobody has.
 func TestSharedWhileAlive(t *testing.T) {
 	w := secrets.open(t, protobufs)
 	w.create(1, 0)
 	c := w.cache()
 	inf := start(t, w.config(func() Source { return c }))
 	eventually(t, "the informer to have the object", func() bool { return len(inf.GetIndexer().ListKeys()) == 1 })
-	all := inf.SharedIndexInformer.GetIndexer().List()
-	i := all[0].(*item)
-	first, err := inf.read(i)
-	if err != nil {
-		t.Fatal(err)
+	i := inf.SharedIndexInformer.GetIndexer().List()[0].(*item)
+	objects := make(chan any, 8)
+	for range cap(objects) {
+		go func() {
+			obj, err := inf.read(i)
+			if err != nil {
+				t.Error(err)
+			}
+			objects <- obj
+		}()
 	}
-	kept := i.last.Load().Value()
-	if again, _ := inf.read(i); kept != nil && again != first {
-		t.Error("an object was decoded again while it was there")
+	first := <-objects
+	for range cap(objects) - 1 {
+		if another := <-objects; another != first {
+			t.Error("two readers have two of one object")
+		}
 	}
-	runtime.KeepAlive(kept)
-	kept = nil
-	for range 3 {
-		runtime.GC()
+	alive()
+	if again, _ := inf.read(i); again != first {
+		t.Error("an object is decoded again while a reader has it")
 	}
-	if i.last.Load().Value() != nil {
-		t.Error("what was decoded outlives a collection")
+	runtime.KeepAlive(first)
+	first = nil
+	alive()
+	if (*i.last.Load())() != nil {
+		t.Error("what was decoded outlives its readers")
 	}
 }
 

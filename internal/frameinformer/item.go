@@ -24,12 +24,9 @@ type item struct {
 	// object is what came over a connection, or a bookmark; nil if there is a frame. An item that has no frame yet
 	// gets it first and loses object then: whoever reads looks for frame first, and again if there is neither.
 	object atomic.Pointer[runtime.Object]
-	// last is what was decoded last, for as long as it has not been collected.
-	last atomic.Pointer[weak.Pointer[decoded]]
+	// last returns what was decoded last, nil if nobody has it any more. It is nil before.
+	last atomic.Pointer[func() any]
 }
-
-// decoded is an object as readers get it.
-type decoded struct{ object any }
 
 var (
 	_ runtime.Object            = (*item)(nil)
@@ -104,22 +101,59 @@ func (l *itemList) DeepCopyObject() runtime.Object {
 	return &c
 }
 
-// read returns the object of an item, decoded and transformed.
+// Type is a type of objects.
+type Type struct {
+	new func() Message
+	// remember returns a function that returns the object, or nil when it has been collected; it is nil itself for an object
+	// of another type.
+	remember func(obj any) func() any
+}
+
+// TypeOf returns the Type of P.
+func TypeOf[T any, P interface {
+	*T
+	Message
+}]() Type {
+	return Type{
+		new: func() Message { return P(new(T)) },
+		remember: func(obj any) func() any {
+			p, ok := obj.(P)
+			if !ok {
+				return nil
+			}
+			kept := weak.Make((*T)(p))
+			return func() any {
+				if p := kept.Value(); p != nil {
+					return P(p)
+				}
+				return nil
+			}
+		},
+	}
+}
+
+// New returns an empty object.
+func (t Type) New() Message { return t.new() }
+
+// read returns the object of an item, decoded and transformed. There is one of it at a time: as long as somebody has it, the next
+// one gets the same.
 func (n *informer) read(i *item) (any, error) {
-	if last := i.last.Load(); last != nil {
-		if d := last.Value(); d != nil {
-			return d.object, nil
+	for {
+		last := i.last.Load()
+		if last != nil {
+			if obj := (*last)(); obj != nil {
+				return obj, nil
+			}
 		}
+		obj, err := n.decode(i)
+		if err != nil {
+			return nil, err
+		}
+		remembered := n.cfg.Type.remember(obj)
+		if remembered == nil || i.frame.Load() == nil || i.last.CompareAndSwap(last, &remembered) {
+			return obj, nil
+		} // another reader was first
 	}
-	obj, err := n.decode(i)
-	if err != nil {
-		return nil, err
-	}
-	if i.frame.Load() != nil {
-		last := weak.Make(&decoded{obj})
-		i.last.Store(&last)
-	}
-	return obj, nil
 }
 
 // decode is read without anything being shared.
@@ -128,7 +162,7 @@ func (n *informer) decode(i *item) (any, error) {
 	if f == nil {
 		return obj, nil // it was transformed when it came
 	}
-	message := n.cfg.New()
+	message := n.cfg.Type.new()
 	if err := f.Unmarshal(n.cfg.Resource.GroupVersion().String(), n.cfg.Encoder, message); err != nil {
 		return nil, fmt.Errorf("decoding %s for the server's own use: %w", f.Key(), err)
 	}

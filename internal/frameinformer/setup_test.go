@@ -58,14 +58,14 @@ var (
 // kind is a resource to test with.
 type kind struct {
 	resource string
-	new      func() Message
-	list     func() runtime.Object
+	Type
+	list func() runtime.Object
 }
 
 var (
-	pods    = kind{"pods", func() Message { return &corev1.Pod{} }, func() runtime.Object { return &corev1.PodList{} }}
-	secrets = kind{"secrets", func() Message { return &corev1.Secret{} }, func() runtime.Object { return &corev1.SecretList{} }}
-	configs = kind{"configmaps", func() Message { return &corev1.ConfigMap{} }, func() runtime.Object { return &corev1.ConfigMapList{} }}
+	pods    = kind{"pods", TypeOf[corev1.Pod](), func() runtime.Object { return &corev1.PodList{} }}
+	secrets = kind{"secrets", TypeOf[corev1.Secret](), func() runtime.Object { return &corev1.SecretList{} }}
+	configs = kind{"configmaps", TypeOf[corev1.ConfigMap](), func() runtime.Object { return &corev1.ConfigMapList{} }}
 )
 
 // world is a resource in an etcd.
@@ -149,7 +149,7 @@ func trim(obj any) (any, error) {
 func (w *world) config(source func() Source) Config {
 	return Config{
 		Resource:   v1.WithResource(w.resource),
-		New:        w.new,
+		Type:       w.Type,
 		Encoder:    protobufs,
 		Source:     source,
 		Connection: noConnection{w.t},

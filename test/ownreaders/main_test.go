@@ -8,6 +8,7 @@ package ownreaders
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -47,6 +48,9 @@ func start(t *testing.T) []*servers.Server {
 	return both
 }
 
+// holdsFrames finds that weir's informers hold something.
+var holdsFrames = regexp.MustCompile(`(?m)^weir_memory_bytes\{purpose="informers"\} [1-9]`)
+
 // TestOwnReaders is the one that starts servers.
 func TestOwnReaders(t *testing.T) {
 	both := start(t)
@@ -67,6 +71,9 @@ func TestOwnReaders(t *testing.T) {
 			}
 			test(w)
 		})
+	}
+	if status, metrics := both[1].Do("GET", "/metrics", nil); status != 200 || !holdsFrames.Match(metrics) {
+		t.Errorf("weir's informers hold no frames of what is left: %d", status)
 	}
 }
 
