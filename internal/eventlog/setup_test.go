@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -279,4 +280,13 @@ func random(t testing.TB) *rand.Rand {
 	}
 	t.Logf("WEIR_SEED=%d repeats this run", seed)
 	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// names returns the names of events.
+func names(events []event) string {
+	var all []string
+	for _, e := range events {
+		all = append(all, e.name)
+	}
+	return strings.Join(all, " ")
 }

@@ -6,6 +6,7 @@ package eventlog
 import (
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,6 +18,7 @@ import (
 // hold is what they hold.
 func TestShrinkBesideReaders(t *testing.T) {
 	const logs, events, readers, floor = 3, 10_000, 4, 100
+	const behind = 1000 // how far the slowest reader may be behind
 	r := random(t)
 	var held, allowed, overtaken, read atomic.Int64
 	allowed.Store(100_000)
@@ -40,10 +42,16 @@ func TestShrinkBesideReaders(t *testing.T) {
 	done := make(chan struct{})
 	for i, l := range all {
 		others.Go(l.Dispatch)
+		at := make([]atomic.Uint64, readers)
 		seed := r.Uint64()
 		writers.Go(func() {
 			r := rand.New(rand.NewPCG(seed, 0))
 			for rev := uint64(1); rev <= events; rev++ {
+				for i := range at {
+					for at[i].Load()+behind < rev {
+						runtime.Gosched()
+					}
+				}
 				size := r.Int64N(50)
 				held.Add(size)
 				if err := l.Append(rev, size, rev); err != nil {
@@ -52,8 +60,8 @@ func TestShrinkBesideReaders(t *testing.T) {
 				}
 			}
 		})
-		for range readers {
-			reading.Go(func() { readAll(t, l, events, &overtaken, &read) })
+		for i := range readers {
+			reading.Go(func() { readAll(t, l, &at[i], events, &overtaken, &read) })
 		}
 	}
 	others.Go(func() {
@@ -84,10 +92,12 @@ func TestShrinkBesideReaders(t *testing.T) {
 	}
 }
 
-// readAll reads up to the last event, and begins again where the log begins when it is overtaken.
-func readAll(t *testing.T, l *Log[string, uint64], last uint64, overtaken, read *atomic.Int64) {
+// readAll reads up to the last event, tells in pos how far it is, and begins again where the log begins when it is overtaken.
+func readAll(t *testing.T, l *Log[string, uint64], pos *atomic.Uint64, last uint64, overtaken, read *atomic.Int64) {
 	at := uint64(0)
+	defer pos.Store(last) // whatever happens, nobody waits for it then
 	for at < last {
+		pos.Store(at)
 		c, err := l.Follow(at)
 		var old *TooOldError
 		if errors.As(err, &old) {
@@ -99,7 +109,7 @@ func readAll(t *testing.T, l *Log[string, uint64], last uint64, overtaken, read 
 			t.Error(err)
 			return
 		}
-		if at, err = readSome(t, l, c, at, last, read); !errors.Is(err, ErrTrimmed) && err != nil {
+		if at, err = readSome(t, c, pos, at, last, read); !errors.Is(err, ErrTrimmed) && err != nil {
 			t.Error(err)
 		} else if err != nil {
 			overtaken.Add(1)
@@ -109,7 +119,7 @@ func readAll(t *testing.T, l *Log[string, uint64], last uint64, overtaken, read 
 }
 
 // readSome reads until the last event, or an error, and returns what it has read.
-func readSome(t *testing.T, l *Log[string, uint64], c *Cursor[string, uint64], at, last uint64, read *atomic.Int64) (uint64, error) {
+func readSome(t *testing.T, c *Cursor[string, uint64], pos *atomic.Uint64, at, last uint64, read *atomic.Int64) (uint64, error) {
 	var batch [7]uint64
 	for at < last {
 		b, err := c.Next(batch[:])
@@ -122,6 +132,7 @@ func readSome(t *testing.T, l *Log[string, uint64], c *Cursor[string, uint64], a
 				t.Errorf("event %d came after %d", rev, at)
 			}
 			at = rev
+			pos.Store(at)
 			read.Add(1)
 		}
 		if !b.Drained || at == last {

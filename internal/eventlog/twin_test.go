@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 )
@@ -594,12 +593,4 @@ func twinRun(t *testing.T, r *rand.Rand) (agedSteps int) {
 	}
 	h.check(t)
 	return agedSteps
-}
-
-func names(events []event) string {
-	var all []string
-	for _, e := range events {
-		all = append(all, e.name)
-	}
-	return strings.Join(all, " ")
 }

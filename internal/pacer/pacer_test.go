@@ -241,8 +241,8 @@ func TestRoom(t *testing.T) {
 	if p := New(l, Limit{}); p.Room() != math.MaxInt64 || p.History() != math.MaxInt64 || p.Derived() != math.MaxInt64 {
 		t.Errorf("without a limit there is room for %d bytes, %d of history, %d derived", p.Room(), p.History(), p.Derived())
 	}
-	p := New(l, Limit{Go: 1000})
-	p.others.Store(100)
+	p := New(l, Limit{Go: 1024})
+	p.others.Store(92)
 	holds := func(room, history, derived int64) {
 		t.Helper()
 		if p.Room() != room || p.History() != history || p.Derived() != derived {
@@ -257,5 +257,5 @@ func TestRoom(t *testing.T) {
 	l.Add(ledger.Frames, 500)
 	holds(400, 200, 100)
 	l.Add(ledger.Readers, 500)
-	holds(-100, 15, 0)
+	holds(-100, 16, 0)
 }

@@ -16,6 +16,9 @@ const (
 	derivedPart = 4
 	// leastHistory is the part of the limit that history has in any case.
 	leastHistory = 64
+	// headroom is the part of the limit that Go's runtime leaves free (memoryLimitHeapGoalHeadroomPercent of package
+	// runtime is 3).
+	headroom = 32
 )
 
 // Room returns how many bytes are left of the limit beside what has to be held, that is everything but history and the encodings
@@ -26,7 +29,7 @@ func (p *Pacer) Room() int64 {
 		return math.MaxInt64
 	}
 	l := p.ledger
-	return p.limit.Go - p.others.Load() - l.Total() + l.Bytes(ledger.History) + l.Bytes(ledger.Derived) + l.Bytes(ledger.Compressed)
+	return p.limit.Go - p.limit.Go/headroom - p.others.Load() - l.Total() + l.Bytes(ledger.History) + l.Bytes(ledger.Derived) + l.Bytes(ledger.Compressed)
 }
 
 // History returns how many bytes of history all resources may keep together; math.MaxInt64 if there is no limit.

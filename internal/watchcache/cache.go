@@ -219,7 +219,7 @@ func New(cfg Config) (*Cache, error) {
 		c.running.Go(func() { c.watchCompaction(ctx) })
 	}
 	if utilfeature.DefaultFeatureGate.Enabled(features.DetectCacheInconsistency) || consistency.PanicOnCacheInconsistency {
-		checker := consistency.NewChecker(cfg.ResourcePrefix, cfg.GroupResource, cfg.NewListFunc, identities{c}, cfg.Storage)
+		checker := consistency.NewChecker(cfg.ResourcePrefix, cfg.GroupResource, cfg.NewListFunc, identities{c}, inPages{c})
 		c.running.Go(func() { checker.Run(ctx.Done()) })
 	}
 	return c, nil

@@ -200,7 +200,8 @@ func TestOldHistoryGoes(t *testing.T) {
 	if n := s.history.bytes.Load(); n != gen.log.Stats().Bytes {
 		t.Errorf("%d bytes of history are booked, and the log holds %d", n, gen.log.Stats().Bytes)
 	}
-	s.put(t, p)
+	p.Labels = map[string]string{"n": "last"}
+	waitRevision(t, s.Cache, revision(t, s.put(t, p).ResourceVersion))
 	s.Stop()
 	if n := s.history.bytes.Load(); n != 0 {
 		t.Errorf("%d bytes of history are booked of a cache that has been stopped", n)

@@ -35,7 +35,7 @@ const (
 	internalErrorRetry = 30 * time.Second
 	// silencePeriod is how long a watch may tell nothing, not even progress, until etcd is asked for its revision.
 	silencePeriod = 30 * time.Second
-	// pageSize is how many objects are read at once where etcd cannot stream them.
+	// pageSize is how many objects are read at once, at most, where etcd cannot stream them.
 	pageSize = 500
 )
 
@@ -176,8 +176,9 @@ func (s *source) watch(ctx context.Context, initial bool) (watch.Interface, erro
 // list reads the whole state page by page: without the gate WatchList a watch does
 // not tell where its initial events end.
 func (s *source) list(ctx context.Context) error {
-	pred := storage.SelectionPredicate{Label: labels.Everything(), Field: fields.Everything(), Limit: pageSize}
+	pred := storage.SelectionPredicate{Label: labels.Everything(), Field: fields.Everything()}
 	for {
+		pred.Limit = pageOf(s.state.bytes, s.state.objects.Len())
 		list := s.cache.cfg.NewListFunc()
 		if err := s.cache.cfg.Storage.GetList(ctx, s.cache.cfg.ResourcePrefix, storage.ListOptions{Predicate: pred, Recursive: true}, list); err != nil {
 			return fmt.Errorf("listing the storage of %s: %w", s.cache.cfg.GroupResource, err)
