@@ -134,13 +134,6 @@ func run(t *testing.T, s *servers.Server, size sizes) {
 		t.Fatal(errors.Join(err, s.Rig.Died()))
 	}
 	say(fmt.Sprintf("%d updates of 1 MB beside %d watches that nobody reads", size.updates, size.stalled))
-	text, err := s.Rig.Get(ctx, "/metrics")
-	if err != nil {
-		t.Fatal(errors.Join(err, s.Rig.Died()))
-	}
-	for _, line := range regexp.MustCompile(`(?m)^weir_memory_.*$`).FindAll(text, -1) {
-		t.Logf("%s", line)
-	}
 }
 
 // peak is the most that was ever resident, in bytes.
@@ -163,7 +156,7 @@ func probe(ctx context.Context, t *testing.T, s *servers.Server) (stop func()) {
 	s.Must(http.MethodPost, leases, map[string]any{"metadata": map[string]any{"name": "leader"}})
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
-	asked := 0
+	asked, said := 0, []byte(nil)
 	go func() {
 		defer close(done)
 		tick := time.NewTicker(200 * time.Millisecond)
@@ -176,10 +169,19 @@ func probe(ctx context.Context, t *testing.T, s *servers.Server) (stop func()) {
 			}
 			for _, r := range []servers.Request{
 				{Path: "/readyz"},
+				{Path: "/metrics"},
 				{Method: http.MethodPatch, Path: leases + "/leader", Header: http.Header{"Content-Type": {"application/merge-patch+json"}},
 					Body: fmt.Appendf(nil, `{"spec":{"holderIdentity":"holder-%d"}}`, asked)},
 			} {
 				got, err := s.Answer(ctx, r)
+				if err == nil && r.Path == "/metrics" {
+					said = got.Body
+				}
+				if dir := os.Getenv("PROFILE_HACK"); dir != "" && asked%5 == 0 {
+					if b, err := s.Rig.Get(ctx, "/debug/pprof/heap"); err == nil {
+						_ = os.WriteFile(fmt.Sprintf("%s/heap-%03d", dir, asked), b, 0o600)
+					}
+				}
 				if ctx.Err() == nil && (err != nil || got.Status != http.StatusOK) {
 					t.Errorf("%s: %d %.200s, %v", r.Path, got.Status, got.Body, err)
 					return
@@ -191,7 +193,10 @@ func probe(ctx context.Context, t *testing.T, s *servers.Server) (stop func()) {
 	return func() {
 		cancel()
 		<-done
-		t.Logf("asked %d times whether it is ready, and renewed a lease", asked)
+		t.Logf("asked %d times whether it is ready, and renewed a lease; what it said of its memory the last time:", asked)
+		for _, line := range regexp.MustCompile(`(?m)^(weir_memory|go_memstats|process_resident).*$`).FindAll(said, -1) {
+			t.Logf("%s", line)
+		}
 	}
 }
 
