@@ -71,3 +71,12 @@ REQUESTS ?= 10000
 # Takes four minutes after the build. Without a SEED it draws one and says it. See test/authz/authz_test.go.
 who-may-see-what:
 	WEIR_REQUESTS=$(REQUESTS) WEIR_SEED=$(SEED) $(GO) test ./test/authz -run '^TestWhoMaySeeWhat$$' -count 1 -timeout 60m -v
+
+LIMIT ?=
+.PHONY: limited
+# Puts more on weirs than fits into their memory, in control groups of 1.5 GiB or LIMIT MiB, with 645 MB of data: everybody reads
+# everything at the same time, large objects are written beside watches that nobody reads, and all informers of a server that dies come
+# to another one. Upstream's server gets the same load after weir, and it is said how it ended. Takes up to two hours, and 5 GB of memory.
+# See test/limited/doc.go.
+limited:
+	WEIR_LIMITED=1 WEIR_LIMIT=$(LIMIT) $(GO) test ./test/limited -run '^(TestLoad|TestHerd)$$' -count 1 -timeout 0 -v

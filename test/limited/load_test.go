@@ -26,8 +26,12 @@ import (
 	"github.com/weir-project/weir/test/servers"
 )
 
-// fullEnv, set to anything, has the tests run with the sizes that the project is measured with.
-const fullEnv = "WEIR_LIMITED"
+const (
+	// fullEnv, set to anything, has the tests run with the sizes that the project is measured with.
+	fullEnv = "WEIR_LIMITED"
+	// limitEnv is another limit of a server's memory, in MiB.
+	limitEnv = "WEIR_LIMIT"
+)
 
 // sizes are those of a run.
 type sizes struct {
@@ -40,11 +44,20 @@ type sizes struct {
 	patience                  time.Duration
 }
 
-func sizesOf() sizes {
-	if os.Getenv(fullEnv) == "" {
-		return sizes{limit: 400 << 20, secrets: 16, pods: 600, watchLists: 24, lists: 24, tables: 8, updates: 120, writers: 16, stalled: 200, informers: 64, patience: 5 * time.Minute}
+func sizesOf(t *testing.T) sizes {
+	t.Helper()
+	size := sizes{limit: 400 << 20, secrets: 16, pods: 600, watchLists: 24, lists: 24, tables: 8, updates: 120, writers: 16, stalled: 200, informers: 64, patience: 5 * time.Minute}
+	if os.Getenv(fullEnv) != "" {
+		size = sizes{limit: 1536 << 20, secrets: 400, pods: 30_000, watchLists: 64, lists: 64, tables: 16, updates: 5000, writers: 16, stalled: 2000, informers: 256, patience: time.Hour}
 	}
-	return sizes{limit: 1536 << 20, secrets: 400, pods: 30_000, watchLists: 64, lists: 64, tables: 16, updates: 5000, writers: 16, stalled: 2000, informers: 256, patience: time.Hour}
+	if other := os.Getenv(limitEnv); other != "" {
+		mebibytes, err := strconv.ParseInt(other, 10, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", limitEnv, err)
+		}
+		size.limit = mebibytes << 20
+	}
+	return size
 }
 
 // needsLimits skips a test where no memory limits can be had.
@@ -81,7 +94,7 @@ func startLimited(t *testing.T, room *rig.Room, etcd *rig.Etcd, name string, siz
 
 // TestLoad has everybody read everything at the same time, and large objects written while nobody reads most watches.
 func TestLoad(t *testing.T) {
-	size, room := sizesOf(), servers.Room(t)
+	size, room := sizesOf(t), servers.Room(t)
 	needsLimits(t, room)
 	etcd := loaded(t, room, size)
 	s := startLimited(t, room, etcd, servers.Weir, size).Wait()
@@ -176,11 +189,6 @@ func probe(ctx context.Context, t *testing.T, s *servers.Server) (stop func()) {
 				got, err := s.Answer(ctx, r)
 				if err == nil && r.Path == "/metrics" {
 					said = got.Body
-				}
-				if dir := os.Getenv("PROFILE_HACK"); dir != "" && asked%5 == 0 {
-					if b, err := s.Rig.Get(ctx, "/debug/pprof/heap"); err == nil {
-						_ = os.WriteFile(fmt.Sprintf("%s/heap-%03d", dir, asked), b, 0o600)
-					}
 				}
 				if ctx.Err() == nil && (err != nil || got.Status != http.StatusOK) {
 					t.Errorf("%s: %d %.200s, %v", r.Path, got.Status, got.Body, err)
@@ -317,8 +325,7 @@ func (c *crowd) ask(ctx context.Context, path, accept string, compressed bool) (
 	return plain, end, nil
 }
 
-// readInitial reads a watch list up to the bookmark, and holds that it has as many objects. Streams begin again that the server
-// has not accepted.
+// readInitial reads a watch list up to the bookmark, and holds that it has as many objects.
 func (c *crowd) readInitial(ctx context.Context, path, accept string, compressed bool, objects int) error {
 	plain, end, err := c.ask(ctx, path+initial, accept, compressed)
 	if err != nil {
