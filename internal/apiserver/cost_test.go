@@ -88,9 +88,9 @@ func TestCosts(t *testing.T) {
 		{path: "/api/v1/namespaces/b/configmaps/m-none"},
 		{path: maps + "?watch=1", kind: budget.Lasting, objects: derivedTimes},
 		{method: http.MethodPost, path: "/api/v1/namespaces/b/configmaps", body: strings.Repeat("x", 600*kB), objects: 2 * writtenTimes},
-		{method: http.MethodPut, path: "/api/v1/namespaces/b/configmaps/m-9", body: strings.Repeat("x", 300*kB), objects: 2 * writtenTimes},
-		{method: http.MethodPatch, path: "/api/v1/namespaces/b/configmaps/m-9", objects: writtenTimes},
-		{method: http.MethodDelete, path: "/api/v1/namespaces/b/configmaps/m-9", objects: writtenTimes},
+		{method: http.MethodPut, path: "/api/v1/namespaces/b/configmaps/m-9", body: strings.Repeat("x", 300*kB), objects: writtenTimes + replacedTimes},
+		{method: http.MethodPatch, path: "/api/v1/namespaces/b/configmaps/m-9", objects: replacedTimes},
+		{method: http.MethodDelete, path: "/api/v1/namespaces/b/configmaps/m-9", objects: replacedTimes},
 		{method: http.MethodDelete, path: "/api/v1/namespaces/b/configmaps", objects: 2 * decodedTimes},
 		{path: maps, user: user.APIServerUser, kind: budget.Essential, objects: 10 * decodedTimes},
 		{method: http.MethodPut, path: "/apis/coordination.k8s.io/v1/namespaces/a/leases/l", body: "{}", kind: budget.Essential},
@@ -99,6 +99,9 @@ func TestCosts(t *testing.T) {
 		{method: http.MethodPut, path: "/api/v1/nodes/n", body: "{}"},
 		{method: http.MethodPost, path: "/apis/authentication.k8s.io/v1/tokenreviews", body: "{}", kind: budget.Essential},
 		{method: http.MethodPost, path: "/api/v1/namespaces/a/events", body: "{}"},
+		{method: http.MethodPost, path: "/apis/weir.test/v1/namespaces/a/gates", body: strings.Repeat("x", 300*kB), objects: customWrites * writtenTimes},
+		{path: "/openapi/v3", objects: openAPI / (300 * kB)},
+		{path: "/openapi/v3", user: user.APIServerUser, kind: budget.Essential, objects: openAPI / (300 * kB)},
 	} {
 		method := c.method
 		if method == "" {

@@ -120,6 +120,7 @@ func TestWritesHoldWhatIsEstimated(t *testing.T) {
 			if err := e.etcd.Members[0].Pause(); err != nil {
 				t.Fatal(err)
 			}
+			defer func() { _ = e.etcd.Members[0].Resume() }()
 			done := make(chan error, at)
 			for i := range at {
 				go func() {
@@ -138,7 +139,7 @@ func TestWritesHoldWhatIsEstimated(t *testing.T) {
 			}
 			servers.Eventually(t, "all to wait for etcd", func() bool {
 				stacks, err := e.server.Rig.Get(t.Context(), "/debug/pprof/goroutine?debug=2")
-				return err == nil && strings.Count(string(stacks), "client/v3.(*txn).Commit(") == at
+				return err == nil && strings.Count(string(stacks), "etcd3.(*store).Create(")+strings.Count(string(stacks), "etcd3.(*store).GuaranteedUpdate(") == at
 			})
 			during := measured(t, e.server)
 			if err := e.etcd.Members[0].Resume(); err != nil {
