@@ -45,6 +45,8 @@ const (
 	pageOfDeletion = 10_000
 	// unknown is a list of a resource whose cache is not ready, and which has not been counted yet.
 	unknown = 64 << 20
+	// sizeUnknown is taken for an object of a resource without a cache. What is large there is underestimated.
+	sizeUnknown = 8 << 10
 	// bodyUnknown is taken for what is sent without saying how long it is: as long as a body may be
 	// (genericapiserver.Config.MaxRequestBodyBytes).
 	bodyUnknown = 3 << 20
@@ -239,5 +241,9 @@ func (c costs) all(cache *watchcache.Cache, info *request.RequestInfo) (objects,
 	case err != nil:
 		return 0, 0
 	}
-	return stats.ObjectCount, stats.ObjectCount * stats.EstimatedAverageObjectSizeBytes
+	size := stats.EstimatedAverageObjectSizeBytes
+	if size <= 0 {
+		size = sizeUnknown // without a cache, upstream counts objects only
+	}
+	return stats.ObjectCount, stats.ObjectCount * size
 }
