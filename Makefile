@@ -92,3 +92,13 @@ release:
 	done
 	cd release && $(GO) run . --dist $(abspath $(DIST)) --version '$(VERSION)' --kubernetes $(KUBERNETES) --image $(IMAGE) \
 		--certificates '$(CERTIFICATES)' --time $$(git log -1 --format=%ct 2>/dev/null || echo 0)
+
+LIMIT ?=
+
+.PHONY: limited
+# Puts more on weirs than fits into their memory, in control groups of 1.5 GiB or LIMIT MiB, with 645 MB of data: everybody reads
+# everything at the same time, large objects are written beside watches that nobody reads, and all informers of a server that dies come
+# to another one. Upstream's server gets the same load after weir, and it is said how it ended. Takes up to two hours, and 5 GB of memory.
+# See test/limited/doc.go.
+limited:
+	WEIR_LIMITED=1 WEIR_LIMIT=$(LIMIT) $(GO) test ./test/limited -run '^(TestLoad|TestHerd|TestListsHoldWhatIsEstimated)$$' -count 1 -timeout 0 -v

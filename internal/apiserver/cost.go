@@ -20,7 +20,7 @@ import (
 )
 
 // What requests hold, in bytes, and in multiples of what the objects are that they are about, as
-// those are kept. TestWhatRequestsHold measures it.
+// those are kept. test/limited measures it.
 const (
 	// bare is what any request takes: its stack, the connection's buffers. streamed is one whose answer streams:
 	// what is gathered, and what is compressed.
@@ -35,13 +35,18 @@ const (
 	decodedTimes = 4
 	customTimes  = 10
 	fromEtcd     = 1
-	// writtenTimes is what a client sends to be written, and what it replaces.
-	writtenTimes = 12
+	// writtenTimes is what a client sends to be written, and replacedTimes what that changes or deletes; customWrites is how
+	// many times as much either is for a custom resource. Some of it is for webhooks, which are sent both.
+	writtenTimes  = 6
+	replacedTimes = 4
+	customWrites  = 2
 	// pageOfDeletion is how many objects a deletion of a collection reads at once; see deleteCollectionPageSize of
 	// k8s.io/apiserver/pkg/registry/generic/registry.
 	pageOfDeletion = 10_000
 	// unknown is a list of a resource whose cache is not ready, and which has not been counted yet.
 	unknown = 64 << 20
+	// sizeUnknown is taken for an object of a resource without a cache. What is large there is underestimated.
+	sizeUnknown = 8 << 10
 	// bodyUnknown is taken for what is sent without saying how long it is: as long as a body may be
 	// (genericapiserver.Config.MaxRequestBodyBytes).
 	bodyUnknown = 3 << 20
@@ -70,16 +75,20 @@ var essential = map[schema.GroupResource]bool{
 
 // of estimates what a request holds. whole says that it is a list that turned out not to stream.
 func (c costs) of(req *http.Request, info *request.RequestInfo, whole bool) budget.Request {
-	if !info.IsResourceRequest {
-		if strings.HasPrefix(info.Path, "/openapi/") {
-			return budget.Request{Bytes: openAPI}
-		}
-		return budget.Request{Bytes: bare, Kind: budget.Essential} // health, metrics, profiles, discovery
+	u, _ := request.UserFrom(req.Context())
+	r := budget.Request{Bytes: bare}
+	switch {
+	case info.IsResourceRequest:
+		r.Bytes += c.resource(req, info, whole)
+	case strings.HasPrefix(info.Path, "/openapi/"):
+		r.Bytes += openAPI
+	default:
+		r.Kind = budget.Essential // health, metrics, profiles, discovery
 	}
-	r := budget.Request{Bytes: bare + c.resource(req, info, whole)}
-	switch u, _ := request.UserFrom(req.Context()); {
+	switch {
 	case u != nil && u.GetName() == user.APIServerUser:
 		r.Kind = budget.Essential // the server itself, which is not ready without
+	case !info.IsResourceRequest:
 	case info.Verb == "watch":
 		r.Kind = budget.Lasting
 	case r.Bytes > budget.Small || info.Verb == "list" || info.Verb == "deletecollection":
@@ -112,7 +121,11 @@ func (c costs) resource(req *http.Request, info *request.RequestInfo, whole bool
 		if info.Verb != "create" {
 			was = c.object(cache, info)
 		}
-		return writtenTimes * (body + was)
+		held := writtenTimes*body + replacedTimes*was
+		if custom(info) {
+			held *= customWrites
+		}
+		return held
 	default:
 		return streamed
 	}
@@ -182,7 +195,7 @@ func (c costs) object(cache *watchcache.Cache, info *request.RequestInfo) int64 
 		if f := cache.Peek(name); f != nil {
 			return f.Size()
 		}
-		if cache.Ready() {
+		if cache.Ready() && info.Verb != "list" { // which may be of all namespaces
 			return 0
 		}
 	}
@@ -228,5 +241,9 @@ func (c costs) all(cache *watchcache.Cache, info *request.RequestInfo) (objects,
 	case err != nil:
 		return 0, 0
 	}
-	return stats.ObjectCount, stats.ObjectCount * stats.EstimatedAverageObjectSizeBytes
+	size := stats.EstimatedAverageObjectSizeBytes
+	if size <= 0 {
+		size = sizeUnknown // without a cache, upstream counts objects only
+	}
+	return stats.ObjectCount, stats.ObjectCount * size
 }

@@ -211,7 +211,7 @@ func testRefused(t *testing.T, config *rest.Config) {
 		for _, c := range counters {
 			before = append(before, counted(t, c.name, c.labels))
 		}
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, config.Host+"/api/v1/configmaps?timeout=1s", nil)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, config.Host+"/api/v1/configmaps?timeout=5s", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -245,7 +245,7 @@ func testRetried(t *testing.T, client *kubernetes.Clientset) {
 	before := counted(t, "weir_memory_rejected_requests_total", nil)
 	done := make(chan error)
 	go func() {
-		done <- client.CoreV1().RESTClient().Post().Namespace("default").Resource("configmaps").Param("timeout", "1s").
+		done <- client.CoreV1().RESTClient().Post().Namespace("default").Resource("configmaps").Param("timeout", "10s").
 			Body(large("retried")).Do(t.Context()).Error()
 	}()
 	wait.Until(t, "the request to be refused", patience, func() bool { return counted(t, "weir_memory_rejected_requests_total", nil) > before })

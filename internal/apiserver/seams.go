@@ -162,15 +162,23 @@ func inPlaceMarked(next http.Handler) http.Handler {
 	})
 }
 
-// held is how many bytes are held by those who count theirs, without what the budget grants.
-func held() int64 {
-	var sum int64
+// held is how many bytes are counted by those who hold them, and how many of those are not for requests. What the budget has
+// granted is. History, and what can be made again, are by half: they make room for what is granted (pacer.Pacer.History and Derived),
+// but not at once.
+func held() (counted, kept int64) {
 	for _, purpose := range ledger.Purposes() {
-		if purpose != ledger.Decoded {
-			sum += ledger.Process.Bytes(purpose)
+		n := ledger.Process.Bytes(purpose)
+		switch purpose {
+		case ledger.Decoded:
+		case ledger.History, ledger.Derived, ledger.Compressed:
+			counted += n
+			kept += n / 2
+		default:
+			counted += n
+			kept += n
 		}
 	}
-	return sum
+	return counted, kept
 }
 
 // cachedRESTOptions is upstream's answer with weir's cache in place of upstream's, and weir's storage in

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/weir-project/weir/internal/ledger"
 )
 
 // Small is how many bytes a request may hold that does not have to wait for large ones.
@@ -59,6 +61,9 @@ func (r Request) large() bool { return r.Bytes > Small }
 
 // Budget is a number of bytes that requests share. The zero Budget has no bound. It is safe for concurrent use.
 type Budget struct {
+	// book, if there is one, is told of every change of what is in use.
+	book func(n int64)
+
 	mu sync.Mutex
 	// bounded says that Resize has been called. size is what there is for requests, and may be negative. alone is what one
 	// may have if there is no other.
@@ -74,8 +79,9 @@ type Budget struct {
 	waiting int
 }
 
-// Process is the budget of this process. There is one, as there is one heap.
-var Process = &Budget{}
+// Process is the budget of this process. There is one, as there is one heap. What it has granted is in the ledger, so that
+// what can be done without makes room for it.
+var Process = &Budget{book: func(n int64) { ledger.Process.Add(ledger.Decoded, n) }}
 
 type class struct {
 	name    string
@@ -250,6 +256,9 @@ func (b *Budget) grant(w *waiter) {
 func (b *Budget) add(r Request, sign int64) {
 	n := sign * r.Bytes
 	b.inUse += n
+	if b.book != nil {
+		b.book(n)
+	}
 	if r.large() {
 		b.large += n
 		b.class(r.Class).inUse += n

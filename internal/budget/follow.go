@@ -22,14 +22,15 @@ const (
 )
 
 // Follow keeps the budget at what a process may still take, until ctx ends; it has no bound then. limit is what Go's runtime may take in all, in
-// bytes; held tells how many bytes are held at present by those who count theirs, without what requests hold.
+// bytes. held tells what is held at present by those who count theirs: counted is all of it, and kept what of it is not
+// for requests.
 //
 // What is held besides, by those who do not count it, is seen by the collector alone: as what is alive after a
 // collection and neither counted nor known to come and go. That is the least of the last few collections, since what
 // requests hold is alive too. Under a load that never pauses it is counted twice for that reason, as granted and as held, and
 // requests then get as little as half of what there is for them. It must not be the other way round: what has been
 // granted is often not yet there, and would be granted again.
-func (b *Budget) Follow(ctx context.Context, limit int64, held func() int64) {
+func (b *Budget) Follow(ctx context.Context, limit int64, held func() (counted, kept int64)) {
 	m := meter{held: held}
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
@@ -58,8 +59,8 @@ func sizes(limit, taken int64) (size, alone int64) {
 
 // meter tells what a process takes without what requests do.
 type meter struct {
-	held func() int64
-	// was is what was held when it was read last, cycles how many collections there had been.
+	held func() (counted, kept int64)
+	// was is what was counted when it was read last, cycles how many collections there had been.
 	was    int64
 	cycles uint64
 	// besides is what was alive after the last collections and not held, the latest last.
@@ -88,17 +89,17 @@ func (m *meter) read() int64 {
 
 // heap returns what of the heap is not requests'. There have been cycles collections, and live was alive after the last.
 func (m *meter) heap(cycles uint64, live int64) int64 {
-	held := m.held()
+	counted, kept := m.held()
 	if cycles != m.cycles {
-		// The collection was somewhere between. The less was held, the more was besides.
-		m.besides = append(m.besides, max(0, live-min(held, m.was)))
+		// The collection was somewhere between. The less was counted, the more was besides.
+		m.besides = append(m.besides, max(0, live-min(counted, m.was)))
 		if len(m.besides) > remembered {
 			m.besides = slices.Delete(m.besides, 0, 1)
 		}
 	}
-	m.cycles, m.was = cycles, held
+	m.cycles, m.was = cycles, counted
 	if len(m.besides) == 0 {
-		return held
+		return kept
 	}
-	return held + slices.Min(m.besides)
+	return kept + slices.Min(m.besides)
 }

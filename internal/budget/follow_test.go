@@ -17,7 +17,7 @@ import (
 func TestHeap(t *testing.T) {
 	const mib = 1 << 20
 	held := int64(0)
-	m := meter{held: func() int64 { return held }}
+	m := meter{held: func() (int64, int64) { return held, held }}
 	for i, look := range []struct {
 		cycles           uint64
 		live, held, want int64
@@ -49,7 +49,7 @@ func TestFollow(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		b.Follow(ctx, limit, func() int64 { return 0 })
+		b.Follow(ctx, limit, func() (int64, int64) { return 0, 0 })
 	}()
 	size := func() int64 {
 		runtime.GC()

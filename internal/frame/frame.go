@@ -407,7 +407,7 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 	v := variantOf(id)
 	switch {
 	case v.plain && f.KeptIn(v.objectFormat, v.apiVersion):
-		return f.primary.writeEvent(v.eventType, w)
+		return f.writeEvent(encoding{}, v.eventType, func() (encoded, error) { return f.primary, nil }, w)
 	case !v.watch || v.columns:
 		// Column definitions are sent once per stream, and encoding anew is what tells
 		// upstream's encoder that they have been sent.
@@ -417,21 +417,18 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 		if v.shuffled {
 			name.variant = uint8(rand.IntN(variety))
 		}
-		e, err := f.codec.store.get(f, name, func() (encoded, error) {
-			return f.build(wire.Other, encode)
-		})
-		if err != nil {
-			return err
-		}
-		return e.writeEvent(v.eventType, w)
+		return f.writeEvent(name, v.eventType, func() (encoded, error) {
+			return f.codec.store.get(f, name, func() (encoded, error) {
+				return f.build(wire.Other, encode)
+			})
+		}, w)
 	default:
-		e, err := f.codec.store.get(f, encoding{id: v.object, envelope: v.envelope, perishable: v.table}, func() (encoded, error) {
-			return f.derive(v, encode)
-		})
-		if err != nil {
-			return err
-		}
-		return e.writeEvent(v.eventType, w)
+		name := encoding{id: v.object, envelope: v.envelope, perishable: v.table}
+		return f.writeEvent(name, v.eventType, func() (encoded, error) {
+			return f.codec.store.get(f, name, func() (encoded, error) {
+				return f.derive(v, encode)
+			})
+		}, w)
 	}
 }
 

@@ -44,6 +44,7 @@ const (
 // allows. It may be used by any number of goroutines.
 type Store struct {
 	ledger *ledger.Ledger
+	events events
 
 	// mu guards both shelves, and the lists of encodings of all frames. It is held for a
 	// bounded number of steps, however many encodings there are.

@@ -23,7 +23,7 @@ import (
 
 // TestHerd kills the server that all informers are at, and they all come to the one beside it, which has a limit, too.
 func TestHerd(t *testing.T) {
-	size, room := sizesOf(), servers.Room(t)
+	size, room := sizesOf(t), servers.Room(t)
 	needsLimits(t, room)
 	etcd := loaded(t, room, size)
 	first, second := startLimited(t, room, etcd, servers.Weir, size), startLimited(t, room, etcd, servers.Weir, size)

@@ -26,8 +26,12 @@ import (
 	"github.com/weir-project/weir/test/servers"
 )
 
-// fullEnv, set to anything, has the tests run with the sizes that the project is measured with.
-const fullEnv = "WEIR_LIMITED"
+const (
+	// fullEnv, set to anything, has the tests run with the sizes that the project is measured with.
+	fullEnv = "WEIR_LIMITED"
+	// limitEnv is another limit of a server's memory, in MiB.
+	limitEnv = "WEIR_LIMIT"
+)
 
 // sizes are those of a run.
 type sizes struct {
@@ -40,11 +44,20 @@ type sizes struct {
 	patience                  time.Duration
 }
 
-func sizesOf() sizes {
-	if os.Getenv(fullEnv) == "" {
-		return sizes{limit: 400 << 20, secrets: 16, pods: 600, watchLists: 24, lists: 24, tables: 8, updates: 120, writers: 16, stalled: 200, informers: 64, patience: 5 * time.Minute}
+func sizesOf(t *testing.T) sizes {
+	t.Helper()
+	size := sizes{limit: 400 << 20, secrets: 16, pods: 600, watchLists: 24, lists: 24, tables: 8, updates: 120, writers: 16, stalled: 200, informers: 64, patience: 5 * time.Minute}
+	if os.Getenv(fullEnv) != "" {
+		size = sizes{limit: 1536 << 20, secrets: 400, pods: 30_000, watchLists: 64, lists: 64, tables: 16, updates: 5000, writers: 16, stalled: 2000, informers: 256, patience: time.Hour}
 	}
-	return sizes{limit: 1536 << 20, secrets: 400, pods: 30_000, watchLists: 64, lists: 64, tables: 16, updates: 5000, writers: 16, stalled: 2000, informers: 256, patience: time.Hour}
+	if other := os.Getenv(limitEnv); other != "" {
+		mebibytes, err := strconv.ParseInt(other, 10, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", limitEnv, err)
+		}
+		size.limit = mebibytes << 20
+	}
+	return size
 }
 
 // needsLimits skips a test where no memory limits can be had.
@@ -81,7 +94,7 @@ func startLimited(t *testing.T, room *rig.Room, etcd *rig.Etcd, name string, siz
 
 // TestLoad has everybody read everything at the same time, and large objects written while nobody reads most watches.
 func TestLoad(t *testing.T) {
-	size, room := sizesOf(), servers.Room(t)
+	size, room := sizesOf(t), servers.Room(t)
 	needsLimits(t, room)
 	etcd := loaded(t, room, size)
 	s := startLimited(t, room, etcd, servers.Weir, size).Wait()
@@ -134,13 +147,6 @@ func run(t *testing.T, s *servers.Server, size sizes) {
 		t.Fatal(errors.Join(err, s.Rig.Died()))
 	}
 	say(fmt.Sprintf("%d updates of 1 MB beside %d watches that nobody reads", size.updates, size.stalled))
-	text, err := s.Rig.Get(ctx, "/metrics")
-	if err != nil {
-		t.Fatal(errors.Join(err, s.Rig.Died()))
-	}
-	for _, line := range regexp.MustCompile(`(?m)^weir_memory_.*$`).FindAll(text, -1) {
-		t.Logf("%s", line)
-	}
 }
 
 // peak is the most that was ever resident, in bytes.
@@ -163,7 +169,7 @@ func probe(ctx context.Context, t *testing.T, s *servers.Server) (stop func()) {
 	s.Must(http.MethodPost, leases, map[string]any{"metadata": map[string]any{"name": "leader"}})
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
-	asked := 0
+	asked, said := 0, []byte(nil)
 	go func() {
 		defer close(done)
 		tick := time.NewTicker(200 * time.Millisecond)
@@ -176,10 +182,14 @@ func probe(ctx context.Context, t *testing.T, s *servers.Server) (stop func()) {
 			}
 			for _, r := range []servers.Request{
 				{Path: "/readyz"},
+				{Path: "/metrics"},
 				{Method: http.MethodPatch, Path: leases + "/leader", Header: http.Header{"Content-Type": {"application/merge-patch+json"}},
 					Body: fmt.Appendf(nil, `{"spec":{"holderIdentity":"holder-%d"}}`, asked)},
 			} {
 				got, err := s.Answer(ctx, r)
+				if err == nil && r.Path == "/metrics" {
+					said = got.Body
+				}
 				if ctx.Err() == nil && (err != nil || got.Status != http.StatusOK) {
 					t.Errorf("%s: %d %.200s, %v", r.Path, got.Status, got.Body, err)
 					return
@@ -191,7 +201,10 @@ func probe(ctx context.Context, t *testing.T, s *servers.Server) (stop func()) {
 	return func() {
 		cancel()
 		<-done
-		t.Logf("asked %d times whether it is ready, and renewed a lease", asked)
+		t.Logf("asked %d times whether it is ready, and renewed a lease; what it said of its memory the last time:", asked)
+		for _, line := range regexp.MustCompile(`(?m)^(weir_memory|go_memstats|process_resident).*$`).FindAll(said, -1) {
+			t.Logf("%s", line)
+		}
 	}
 }
 
@@ -312,8 +325,7 @@ func (c *crowd) ask(ctx context.Context, path, accept string, compressed bool) (
 	return plain, end, nil
 }
 
-// readInitial reads a watch list up to the bookmark, and holds that it has as many objects. Streams begin again that the server
-// has not accepted.
+// readInitial reads a watch list up to the bookmark, and holds that it has as many objects.
 func (c *crowd) readInitial(ctx context.Context, path, accept string, compressed bool, objects int) error {
 	plain, end, err := c.ask(ctx, path+initial, accept, compressed)
 	if err != nil {
