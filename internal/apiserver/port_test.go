@@ -51,7 +51,8 @@ func TestPortOfTheDead(t *testing.T) {
 func TestPortOfTheLiving(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]func(net.Conn){
-		"closes": func(net.Conn) {},
+		"closes": func(c net.Conn) { _, _ = c.Read(make([]byte, 1<<16)) },
+		"resets": func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) },
 		"speaks": func(c net.Conn) { _, _ = c.Write([]byte("HTTP/1.0 400 Bad Request\r\n\r\n")) },
 	} {
 		t.Run(name, func(t *testing.T) {
