@@ -73,7 +73,7 @@ who-may-see-what:
 	WEIR_REQUESTS=$(REQUESTS) WEIR_SEED=$(SEED) $(GO) test ./test/authz -run '^TestWhoMaySeeWhat$$' -count 1 -timeout 60m -v
 
 DIST ?= dist
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo v0.0.0)
+VERSION ?= $(shell git describe --tags --dirty 2>/dev/null || echo v0.0.0-g$$(git rev-parse --short HEAD))
 KUBERNETES = $(shell $(GO) list -m -f '{{.Version}}' k8s.io/kubernetes)
 IMAGE ?= weir.local/kube-apiserver
 CERTIFICATES ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)

@@ -25,16 +25,16 @@ import (
 // logLine is a line of klog's.
 var logLine = regexp.MustCompile(`(?m)^[IWE]\d{4} \d\d:`)
 
-// terminal runs weir on a terminal of its own.
-func terminal(t *testing.T, args ...string) (screen *logBuffer, keys io.Writer, exited chan error) {
+// terminal runs weir on a terminal of its own. It returns what is on the screen, the keyboard, and what tells how it has ended.
+func terminal(t *testing.T, args ...string) (*logBuffer, io.Writer, <-chan error) {
 	t.Helper()
 	cmd := command(t, "weir", args...)
-	screen = &logBuffer{}
+	screen := &logBuffer{}
 	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 30, Cols: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
-	exited = make(chan error, 1)
+	exited := make(chan error, 1)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -112,7 +112,7 @@ func TestTerminal(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("it does not end")
 	}
-	if !regexp.MustCompile(`waiting for \d+ watch(es)? to end`).MatchString(screen.String()) || !strings.Contains(screen.String(), "Stopped after ") {
+	if !strings.Contains(screen.String(), "waiting for 1 watch to end") || !strings.Contains(screen.String(), "Stopped after ") {
 		t.Error("it does not say what it waited for, or that it has ended")
 	}
 	if t.Failed() {

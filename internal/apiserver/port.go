@@ -85,27 +85,46 @@ func (o *Options) take(ctx context.Context, network, address string, patient boo
 	}
 }
 
+// resets is how many connections in a row somebody has to reset to count as one who answers. The kernel resets connections as
+// well when it closes the socket of a process that has died, but then there is nobody to reset the next.
+const resets = 3
+
 // answers tells whether a process at an address answers to what is sent to it, if only by closing the connection. One that
 // has died does not, although the kernel may accept connections for it.
 func answers(ctx context.Context, network, address string) bool {
+	for range resets {
+		switch err := greet(ctx, network, address); {
+		case errors.Is(err, errSilent):
+			return false
+		case !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE):
+			return true // it speaks, TLS or something else
+		}
+	}
+	return true
+}
+
+// errSilent means that nobody answers.
+var errSilent = errors.New("no answer")
+
+// greet opens a connection and begins TLS. The error is errSilent, or what came of TLS.
+func greet(ctx context.Context, network, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
-	if err != nil {
-		return false
+	switch {
+	case errors.Is(err, syscall.ECONNRESET):
+		return err
+	case err != nil:
+		return errSilent
 	}
 	defer func() { _ = conn.Close() }()
 	if conn.LocalAddr().String() == conn.RemoteAddr().String() {
-		return false // the connection has met itself, which it can where nobody listens
+		return errSilent // the connection has met itself, which it can where nobody listens
 	}
 	// Whose certificate it is does not matter: nothing is told, and nothing believed.
-	err = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}).HandshakeContext(ctx) //nolint:gosec // see above
-	switch {
-	case err == nil:
-		return true
-	case ctx.Err() != nil, errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return false
-	default:
-		return true // it speaks something else
+	err = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}).HandshakeContext(ctx)
+	if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		return errSilent
 	}
+	return err
 }

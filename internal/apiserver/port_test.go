@@ -51,12 +51,9 @@ func TestPortOfTheDead(t *testing.T) {
 func TestPortOfTheLiving(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]func(net.Conn){
-		// What has been sent to it is read: a connection that is closed before that is reset, as by the kernel for the dead.
-		"closes": func(c net.Conn) { _, _ = c.Read(make([]byte, 16<<10)) },
-		"speaks": func(c net.Conn) {
-			_, _ = c.Read(make([]byte, 16<<10))
-			_, _ = c.Write([]byte("HTTP/1.0 400 Bad Request\r\n\r\n"))
-		},
+		"closes": func(c net.Conn) { _, _ = c.Read(make([]byte, 1<<16)) },
+		"resets": func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) },
+		"speaks": func(c net.Conn) { _, _ = c.Write([]byte("HTTP/1.0 400 Bad Request\r\n\r\n")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -38,7 +38,7 @@ type Progress struct {
 	Detail string
 	// Done of Total are through: of StageCaches, the caches. Total is 0 where that is not known.
 	Done, Total int
-	// Watches are those that StageEnd waits for.
+	// Watches are those of clients that StageEnd waits for; the server's own are not counted.
 	Watches int
 }
 
@@ -92,7 +92,7 @@ func (o *Options) reportEnd(ctx context.Context, p *parts) (stop func()) {
 			return
 		}
 		each(stopped, reportPeriod, func() {
-			o.report(Progress{Stage: StageEnd, Watches: p.watching()})
+			o.report(Progress{Stage: StageEnd, Watches: p.clientsWatching()})
 		})
 	}()
 	return func() { cancel(); <-done }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -152,6 +153,20 @@ func (p *parts) watching() int {
 		return 0
 	}
 	return p.usage.Watching()
+}
+
+// clientsWatching is watching without the server's own watches.
+func (p *parts) clientsWatching() int {
+	if p.usage == nil {
+		return 0
+	}
+	n := p.usage.Watching()
+	for _, a := range p.usage.Snapshot() {
+		if a.User == user.APIServerUser && !a.Others {
+			n -= int(a.Watching)
+		}
+	}
+	return max(0, n)
 }
 
 // inPlaceMarked has the lists that are answered in place counted as such.

@@ -133,6 +133,9 @@ func newSource(loader clientcmd.ClientConfig) (*source, error) {
 	}
 	config.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
 	config.Timeout = askTime
+	if config.UserAgent == "" {
+		config.UserAgent = rest.DefaultKubernetesUserAgent()
+	}
 	client, err := rest.UnversionedRESTClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a client of the kubeconfig: %w", err)
