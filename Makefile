@@ -38,6 +38,15 @@ soak:
 	WEIR_SOAK=$(SOAK) WEIR_SEED=$(SEED) WEIR_HISTORY=$(HISTORY) WEIR_MEMBERS=$(MEMBERS) WEIR_WRITES=$(WRITES) WEIR_HERD=20 \
 		$(GO) test ./test/robustness -run '^TestSoak$$' -count 1 -timeout 0 -v
 
+DEFINITIONS ?= 300
+PROGRAMS ?=
+.PHONY: definitions
+# Measures what DEFINITIONS definitions of custom resources cost a server, without a single object: upstream's, weir with its
+# gate OpenAPIOnDemand off, and weir, or PROGRAMS of them. About 5 minutes for each.
+definitions:
+	WEIR_DEFINITIONS=$(DEFINITIONS) WEIR_PROGRAMS=$(PROGRAMS) \
+		$(GO) test ./test/definitions -run '^TestTax$$' -count 1 -timeout 0 -v
+
 KILLS ?= 200
 .PHONY: killed
 # Kills a stand-alone server KILLS times while it is written to, and looks for acknowledged writes that are lost.

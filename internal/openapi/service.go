@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	"k8s.io/kube-openapi/pkg/handler"
 	"k8s.io/kube-openapi/pkg/handler3"
@@ -219,4 +221,10 @@ func (s *Service) Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		}
 	})
+}
+
+// parallel calls make for 0 to n-1, on half of the processors: documents are made for one client, and others wait, too. It goes
+// on when the client has left, so that the next one finds them.
+func parallel(n int, make func(i int)) {
+	workqueue.ParallelizeUntil(context.Background(), max(1, runtime.GOMAXPROCS(0)/2), n, make)
 }

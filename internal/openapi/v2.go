@@ -121,14 +121,17 @@ func (v *v2) document(served []*definition, up upstream, aggregator func(etag st
 			return v.made, nil
 		}
 	}
-	for _, d := range served {
-		part, err := d.partV2(&v.commons)
+	built := make([]*partV2, len(served))
+	parallel(len(served), func(i int) {
+		part, err := served[i].partV2(&v.commons)
 		if err != nil {
-			klog.ErrorS(err, "Leaving a definition out of OpenAPI v2")
-			continue // as upstream
+			klog.ErrorS(err, "Leaving a definition out of OpenAPI v2") // as upstream
 		}
-		parts[d] = part
-		if part.odd {
+		built[i] = part
+	})
+	for i, d := range served {
+		parts[d] = built[i]
+		if built[i] != nil && built[i].odd {
 			odd[d] = true
 		}
 	}

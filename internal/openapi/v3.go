@@ -226,20 +226,31 @@ func (s *Service) serveDiscovery(w http.ResponseWriter, r *http.Request, next ht
 	own := asker != nil && asker.GetName() == user.APIServerUser
 	root := handler3.OpenAPIV3Discovery{Paths: map[string]handler3.OpenAPIV3DiscoveryGroupVersion{}}
 	maps.Copy(root.Paths, others.Paths)
+	var missing []*groupVersion
 	for path, gv := range now.groupVersions {
-		if _, taken := root.Paths[path]; taken {
-			continue
+		if _, taken := root.Paths[path]; !taken {
+			missing = append(missing, gv)
 		}
-		hash := gv.name()
-		if !own {
-			d, err := gv.document()
+	}
+	hashes := make([]string, len(missing))
+	if own {
+		for i, gv := range missing {
+			hashes[i] = gv.name()
+		}
+	} else {
+		parallel(len(missing), func(i int) {
+			d, err := missing[i].document()
 			if err != nil {
-				klog.ErrorS(err, "Leaving a document out of /openapi/v3", "groupVersion", path)
-				continue
+				klog.ErrorS(err, "Leaving a document out of /openapi/v3", "groupVersion", missing[i].path)
+				return
 			}
-			hash = d.etag
+			hashes[i] = d.etag
+		})
+	}
+	for i, gv := range missing {
+		if hashes[i] != "" {
+			root.Paths[gv.path] = handler3.OpenAPIV3DiscoveryGroupVersion{ServerRelativeURL: relativeURL(gv.path, hashes[i])}
 		}
-		root.Paths[path] = handler3.OpenAPIV3DiscoveryGroupVersion{ServerRelativeURL: relativeURL(path, hash)}
 	}
 	text, err := json.Marshal(&root)
 	if err != nil {
