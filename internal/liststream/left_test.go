@@ -158,6 +158,9 @@ func TestConfined(t *testing.T) {
 	if n := w.confiners.Load(); p.confiners != 0 || n != 0 {
 		t.Errorf("%d confine the heap while the client is waited for, and %d when the list has ended", p.confiners, n)
 	}
+	if n := w.reading.Load(); n != 0 {
+		t.Errorf("%d lists that have ended are not done with their objects", n)
+	}
 	w.confined.Store(0)
 	ask(w.streaming(), form{accept: "application/json"})
 	if w.confined.Load() != 0 {

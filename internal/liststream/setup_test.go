@@ -94,6 +94,8 @@ type world struct {
 	omit bool
 	// confiners is how many have confined the heap now, confined how often anybody has.
 	confiners, confined atomic.Int64
+	// reading is how many plans have been taken and are not done.
+	reading atomic.Int64
 }
 
 func newWorld(t testing.TB, objects ...*corev1.ConfigMap) *world {
@@ -144,7 +146,7 @@ func (w *world) ConvertToTable(ctx context.Context, obj, options runtime.Object)
 // List implements rest.Lister as REST storage over a cache does.
 func (w *world) List(ctx context.Context, _ *internalversion.ListOptions) (runtime.Object, error) {
 	list := &corev1.ConfigMapList{ListMeta: metav1.ListMeta{ResourceVersion: "7"}, Items: []corev1.ConfigMap{}}
-	plan := Plan{Frames: slices.Values(w.frames), Count: len(w.frames)}
+	plan := Plan{Frames: slices.Values(w.frames), Count: len(w.frames), Done: func() { w.reading.Add(-1) }}
 	for _, f := range w.frames {
 		if f.DefaultedOnRead() {
 			plan.DefaultedOnRead++
@@ -153,6 +155,9 @@ func (w *world) List(ctx context.Context, _ *internalversion.ListOptions) (runti
 		}
 	}
 	taken := !w.elsewhere && From(ctx).Take(maps, plan)
+	if taken {
+		w.reading.Add(1)
+	}
 	for _, f := range w.frames {
 		if taken && !f.DefaultedOnRead() {
 			continue
