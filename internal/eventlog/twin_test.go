@@ -572,6 +572,9 @@ func twinRun(t *testing.T, r *rand.Rand) (agedSteps int) {
 		want.Events, want.Bytes = tw.size()
 		want.Aged = want.Events - (len(tw.events) - tw.ring)
 		want.Parked = tw.parked()
+		if tw.ring < len(tw.events) {
+			want.Oldest = tw.events[tw.ring].at
+		}
 		if got := h.Stats(); got != want {
 			t.Fatalf("the log says %+v, want %+v", got, want)
 		}
