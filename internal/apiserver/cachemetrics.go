@@ -38,16 +38,12 @@ var (
 	}{
 		{desc("cache_objects", "Objects in the watch cache of a resource.", "group", "resource"),
 			func(s watchcache.Status) float64 { return float64(s.Objects) }},
-		{desc("cache_object_bytes", "Bytes of the objects in the watch cache of a resource, each encoded once.", "group", "resource"),
-			func(s watchcache.Status) float64 { return float64(s.Bytes) }},
 		{desc("cache_watches", "Watches open on the watch cache of a resource.", "group", "resource"),
 			func(s watchcache.Status) float64 { return float64(s.Watches) }},
 		{desc("cache_watches_parked", "Watches on the watch cache of a resource that have been sent everything and wait for the next event.", "group", "resource"),
 			func(s watchcache.Status) float64 { return float64(s.Parked) }},
 		{desc("cache_history_events", "Events of the past that the watch cache of a resource keeps for watches that go on or come back.", "group", "resource"),
 			func(s watchcache.Status) float64 { return float64(s.Events) }},
-		{desc("cache_history_bytes", "Bytes that only those events keep in memory.", "group", "resource"),
-			func(s watchcache.Status) float64 { return float64(s.EventBytes) }},
 	}
 	listsTotal   = desc("lists_total", "Lists that have been answered, by how: streamed (from encoded objects) or decoded (decoded and encoded for this one list).", "way")
 	watchesTotal = desc("watches_total", "Watches that have been begun, by kind: watchlist (with sendInitialEvents) or watch (all others).", "kind")
@@ -108,11 +104,9 @@ func byResource(all []watchcache.Status) map[schema.GroupResource]watchcache.Sta
 		sum, there := sums[s.Resource]
 		sum.Ready = s.Ready && (sum.Ready || !there)
 		sum.Objects += s.Objects
-		sum.Bytes += s.Bytes
 		sum.Watches += s.Watches
 		sum.Parked += s.Parked
 		sum.Events += s.Events
-		sum.EventBytes += s.EventBytes
 		sums[s.Resource] = sum
 	}
 	return sums

@@ -29,12 +29,12 @@ const (
 	// briefly is the part of the budget for perishable encodings. Nobody comes back for
 	// them: they are for those who read the same objects at the same time, and who are no
 	// further apart than this.
-	briefly = 8
+	briefly = 4
 	// compressedPart is the part of the budget that is for segments.
 	compressedPart = 2
 	// unshared is the part of a budget that encodings keep, at least, which only their makers
 	// have asked for: others have to have the time to ask.
-	unshared = 10
+	unshared = 5
 	// batch is how many encodings are looked at, at most, before Store.mu is given up.
 	batch = 256
 )
@@ -80,7 +80,7 @@ type queue struct {
 	bytes       int64
 }
 
-// NewStore returns a Store that keeps budget bytes, beside them an eighth of it in encodings
+// NewStore returns a Store that keeps budget bytes, beside them a quarter of it in encodings
 // that are true for the moment only, and half of it in compressed segments, and books them in l.
 func NewStore(budget int64, l *ledger.Ledger) *Store {
 	return &Store{

@@ -5,6 +5,8 @@ package check
 
 import (
 	"net/http"
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -139,5 +141,40 @@ func TestUIDComesBack(t *testing.T) {
 	w.UID, s.state.UID = uid, uid
 	if len(s.judge()) == 0 {
 		t.Error("nothing is found")
+	}
+}
+
+// A write without an answer may happen minutes after its client has given it up, when etcd has a majority again, and
+// after others of its object have been judged.
+func TestLateDeletion(t *testing.T) {
+	for name, late := range map[string]bool{"late": true, "of nobody": false} {
+		t.Run(name, func(t *testing.T) {
+			s, o := begun(t, "configmaps")
+			var found []Violation
+			if late {
+				found = o.Write(history.Write{Begun: s.now, At: s.after(3000), Server: "a", Verb: http.MethodDelete, Key: s.key, Outcome: history.Unanswered})
+			}
+			act := func(mark int) {
+				s.now = s.now.Add(10 * time.Second)
+				found = append(found, o.Write(*s.write(http.MethodPut, strconv.Itoa(mark)))...)
+				found = append(found, o.Read(*s.read())...)
+				s.truth.Reach(s.revision)
+			}
+			for i := range 16 {
+				act(i + 2)
+			}
+			if o.Judged() == 0 {
+				t.Fatalf("nothing has been judged in between: %d writes, %d reads wait", len(o.of[s.key].writes), len(o.of[s.key].reads))
+			}
+			s.change(nil)
+			s.now = s.now.Add(time.Second)
+			found = append(found, o.Write(*s.refused(http.MethodPatch, "99", http.StatusNotFound))...)
+			s.truth.Reach(s.revision)
+			found = append(found, o.End()...)
+			unasked := slices.ContainsFunc(found, func(v Violation) bool { return v.Rule == Unasked })
+			if unasked == late || late && len(found) > 0 {
+				t.Errorf("found %v", found)
+			}
+		})
 	}
 }

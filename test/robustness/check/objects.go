@@ -24,8 +24,9 @@ const (
 	// settled is how much later than a moment a record has to have ended, so that all that began before that moment has been
 	// recorded. It is longer than a client waits for any answer.
 	settled = 15 * time.Second
-	// lost is how long a write without an answer can still happen, after its client has given it up.
-	lost = 30 * time.Second
+	// lost is how long a write without an answer can still happen, after its client has given it up: etcd has it, and no majority.
+	// 165 s were seen on a machine that had far too much to do.
+	lost = 5 * time.Minute
 	// enough is the number of acts from which on a part of an object's history is judged by itself, and old the age of the
 	// first of them, whatever their number.
 	enough = 300
@@ -73,6 +74,8 @@ type acts struct {
 	writes   []history.Write
 	reads    []history.Read
 	tryAgain int // the number of acts from which on it is tried again to judge a part
+	// happened are those of writes that have no answer and have made a change, as far as it has been looked at.
+	happened map[*history.Write]bool
 }
 
 // NewObjects returns one for a truth.
@@ -101,13 +104,14 @@ func (o *Objects) Unjudged() int {
 	return o.unjudged
 }
 
-// Needs is the revision after which the truth must know all for the acts that are not judged yet: math.MaxInt64 without any.
+// Needs is the revision after which the truth must know all for the acts that are not judged yet: math.MaxInt64 without any. What has
+// no answer and was there when a part was judged needs nothing: see rise.
 func (o *Objects) Needs() int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	first := int64(math.MaxInt64)
 	for _, a := range o.of {
-		if len(a.writes)+len(a.reads) > 0 {
+		if len(a.reads) > 0 || slices.ContainsFunc(a.writes, func(w history.Write) bool { return w.Begun.After(a.from) }) {
 			first = min(first, a.upTo)
 		}
 	}
@@ -266,7 +270,7 @@ func (o *Objects) End() []Violation {
 }
 
 // part judges a part if there is enough for one: up to a moment at which nothing is going on, so long ago that all that had
-// begun then is known.
+// begun then is known. Of its writes those stay that have no answer, for as long as they can still happen.
 func (o *Objects) part(a *acts) []Violation {
 	if len(a.writes)+len(a.reads) < a.tryAgain {
 		return nil
@@ -274,7 +278,7 @@ func (o *Objects) part(a *acts) []Violation {
 	aged := a.tryAgain == 0
 	a.tryAgain += enough / 4
 	before := o.complete()
-	ops := o.operations(a, time.Time{}, &findings{})
+	ops := o.operations(a, time.Time{}, &findings{}, false)
 	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
 	cut, end := 0, int64(math.MinInt64)
 	for i, op := range ops {
@@ -301,7 +305,14 @@ func (o *Objects) part(a *acts) []Violation {
 	a.writes, rest.writes = split(a.writes, until, func(w history.Write) time.Time { return w.Begun })
 	a.reads, rest.reads = split(a.reads, until, func(r history.Read) time.Time { return r.Opened })
 	found := o.judge(a, until)
+	var late []history.Write
+	for i := range a.writes {
+		if w := &a.writes[i]; w.Outcome == history.Unanswered && !a.happened[w] && w.At.After(until.Add(-lost)) {
+			late = append(late, *w)
+		}
+	}
 	rest.begin, rest.upTo, rest.tryAgain, rest.from = a.begin, a.upTo, enough, until.Add(-1)
+	rest.writes = append(late, rest.writes...)
 	*a = rest
 	return found
 }
@@ -326,7 +337,7 @@ func (o *Objects) judge(a *acts, until time.Time) []Violation {
 			f.list[i].Key = a.key
 		}
 	}()
-	ops := o.operations(a, until, &f)
+	ops := o.operations(a, until, &f, until.IsZero())
 	o.judged += len(ops)
 	model := linearizable(a.begin)
 	result, info := porcupine.CheckOperationsVerbose(model, ops, thinking)
@@ -387,8 +398,9 @@ func stuck(ops []porcupine.Operation, in map[*act]bool) (string, time.Time) {
 func clock(nanos int64) string { return time.Unix(0, nanos).UTC().Format("15:04:05.000000") }
 
 // operations makes porcupine's operations of an object's acts. With until, these are all that have begun before, and of the
-// truth only their changes are looked at. What it finds is about the authors of changes.
-func (o *Objects) operations(a *acts, until time.Time, f *findings) []porcupine.Operation {
+// truth only their changes are looked at. With open there are those as well that have not happened and still may. What it finds is
+// about the authors of changes.
+func (o *Objects) operations(a *acts, until time.Time, f *findings, open bool) []porcupine.Operation {
 	changes := o.changes(a)
 	var ops []porcupine.Operation
 	add := func(begun, ended time.Time, act *act) {
@@ -406,6 +418,7 @@ func (o *Objects) operations(a *acts, until time.Time, f *findings) []porcupine.
 		})
 	}
 	authors := authors{revisions: map[int64]bool{}, uids: map[string]bool{}, marks: map[string]*history.Write{}}
+	a.happened = map[*history.Write]bool{}
 	for i := range a.writes {
 		w := &a.writes[i]
 		if w.Outcome == history.Unanswered {
@@ -451,6 +464,7 @@ func (o *Objects) operations(a *acts, until time.Time, f *findings) []porcupine.
 			f.list[len(f.list)-1].At = c.At
 			continue
 		}
+		a.happened[w] = true
 		act := &act{verb: w.Verb, server: w.Server, outcome: history.Acknowledged, sent: w.Sent, base: w.Base, revision: c.Revision}
 		if c.Next == nil {
 			act.deleted, act.uid = true, c.Prev.UID
@@ -463,9 +477,12 @@ func (o *Objects) operations(a *acts, until time.Time, f *findings) []porcupine.
 		a.upTo = upTo
 		return ops
 	}
+	if !open {
+		return ops
+	}
 	// What has not happened yet may still. In the end it has not happened.
 	for _, w := range authors.open {
-		if w.At.After(o.wrote.Add(-lost)) {
+		if !a.happened[w] && w.At.After(o.wrote.Add(-lost)) {
 			add(w.Begun, time.Time{}, &act{verb: w.Verb, server: w.Server, outcome: w.Outcome, sent: w.Sent, base: w.Base, deleted: w.Verb == http.MethodDelete})
 		}
 	}
