@@ -8,6 +8,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -40,9 +41,9 @@ func TestStalledShareAnEvent(t *testing.T) {
 		s := &stalled{held: make(chan []byte, 3*writers), take: make(chan struct{})}
 		var all sync.WaitGroup
 		// Nothing is kept for derived encodings: each get makes a new one, as with a budget of 0.
-		made := 0
+		var made atomic.Int32
 		derived := func() (encoded, error) {
-			made++
+			made.Add(1)
 			return enclose(wire.JSON, bytes.Repeat([]byte("x"), 100_000)), nil
 		}
 		kept := func() (encoded, error) { return f.primary, nil }
@@ -56,8 +57,8 @@ func TestStalledShareAnEvent(t *testing.T) {
 		for range 3 * writers {
 			different[&(<-s.held)[0]] = true
 		}
-		if len(different) != 3 || made != 2 {
-			t.Errorf("%d connections hold %d events, which are 3; the encoding was made %d times", 3*writers, len(different), made)
+		if len(different) != 3 || made.Load() != 2 {
+			t.Errorf("%d connections hold %d events, which are 3; the encoding was made %d times", 3*writers, len(different), made.Load())
 		}
 		if booked := ledger.Process.Bytes(ledger.Streams) - before; booked < 200_000 || booked > 300_000 {
 			t.Errorf("%d bytes are booked for the two that are no one else's", booked)

@@ -17,7 +17,7 @@ import (
 )
 
 // DefaultBudget is how many bytes of derived encodings a process keeps.
-const DefaultBudget = 128 << 20
+const DefaultBudget = 256 << 20
 
 const (
 	// idle is how long a derived encoding that nobody asks for is kept, at least, and
