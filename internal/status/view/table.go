@@ -107,9 +107,27 @@ func (t *tables) head() []string {
 	for _, p := range m.Purposes {
 		purposes = append(purposes, printable(p.Name, 20)+" "+size(p.Bytes))
 	}
-	return append(lines, "",
-		"MEMORY  "+strings.Join(purposes, ", "),
-		fmt.Sprintf("        alive in the heap %s, heap %s, in all %s, limit %s", size(m.Live), size(m.Heap), size(m.Total), limit))
+	lines = append(lines, "")
+	lines = append(lines, wrap("MEMORY  ", purposes)...)
+	return append(lines, fmt.Sprintf("        alive in the heap %s, heap %s, in all %s, limit %s", size(m.Live), size(m.Heap), size(m.Total), limit))
+}
+
+// wrap returns lines that have words with commas between, the first behind a head and the others as far indented.
+func wrap(head string, words []string) []string {
+	lines := []string{head}
+	for i, word := range words {
+		if i < len(words)-1 {
+			word += ", "
+		}
+		last := &lines[len(lines)-1]
+		if ansi.StringWidth(*last)+ansi.StringWidth(strings.TrimRight(word, " ")) > width && len(*last) > len(head) {
+			*last = strings.TrimRight(*last, " ")
+			lines = append(lines, strings.Repeat(" ", len(head)))
+			last = &lines[len(lines)-1]
+		}
+		*last += word
+	}
+	return lines
 }
 
 func (t *tables) resourceTable() []string {

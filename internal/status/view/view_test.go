@@ -48,6 +48,21 @@ func report() *status.Report {
 
 func text(tb tables) string { return strings.Join(tb.lines(), "\n") }
 
+// No purpose of memory is cut off, however many there are.
+func TestAllPurposes(t *testing.T) {
+	r := report()
+	r.Memory.Purposes = nil
+	for _, name := range []string{"frames", "history", "derived", "compressed", "streams", "readers", "compressors", "decoded", "informers"} {
+		r.Memory.Purposes = append(r.Memory.Purposes, status.Purpose{Name: name, Bytes: 123_000_000})
+	}
+	got := text(tables{report: r, host: "https://127.0.0.1:6443"})
+	for _, p := range r.Memory.Purposes {
+		if !strings.Contains(got, p.Name+" 123 MB") {
+			t.Errorf("%s is missing in\n%s", p.Name, got)
+		}
+	}
+}
+
 func TestTables(t *testing.T) {
 	got := text(tables{report: report(), host: "https://127.0.0.1:6443"})
 	for _, want := range []string{
