@@ -141,6 +141,33 @@ func TestReadAnew(t *testing.T) {
 	})
 }
 
+// TestPutBack: etcd is put back to an earlier state while the server runs. The cache reads it anew, and an informer does not go on
+// at a revision that there is not any more: it would hold what is gone, and not hear of what is written.
+func TestPutBack(t *testing.T) {
+	later, earlier := secrets.open(t, protobufs), secrets.open(t, protobufs)
+	later.create(20, 0)
+	earlier.create(3, 0)
+	first, second := later.cache(), earlier.cache()
+	eventually(t, "both caches to be ready", func() bool { return first.Ready() && second.Ready() })
+	var now atomic.Pointer[Source]
+	use := func(s Source) { now.Store(&s) }
+	use(first)
+	inf := start(t, later.config(func() Source { return *now.Load() }))
+	eventually(t, "the informer to have all", func() bool { return len(inf.GetIndexer().ListKeys()) == 20 })
+	// A watch that has told something goes on where it was; the reflector would begin anew after one that has not.
+	if err := later.store.Delete(context.Background(), later.prefix()+"ns-0/object-19", later.new(), nil, storage.ValidateAllObjectFunc, nil, storage.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the deletion", func() bool { return len(inf.GetIndexer().ListKeys()) == 19 })
+	use(second)
+	first.Stop()
+	eventually(t, "what there was before", func() bool { return len(inf.GetIndexer().ListKeys()) == 3 })
+	if err := earlier.store.Delete(context.Background(), earlier.prefix()+"ns-0/object-2", earlier.new(), nil, storage.ValidateAllObjectFunc, nil, storage.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what is written then", func() bool { return len(inf.GetIndexer().ListKeys()) == 2 })
+}
+
 // holds tells whether something is true of all items.
 func holds(n *informer, is func(i *item, key string) bool) bool {
 	for _, obj := range n.SharedIndexInformer.GetIndexer().List() {

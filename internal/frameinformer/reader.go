@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -108,6 +109,11 @@ func (r *reader) WatchWithContext(ctx context.Context, options metav1.ListOption
 	await(ctx, patience, source.Ready)
 	if options.SendInitialEvents != nil {
 		await(ctx, learning, delegator.ConsistentReadSupported)
+	} else if there, err := source.Reaches(ctx, options.ResourceVersion); err == nil && !there {
+		// A watch from a revision that is the future again would tell nothing until it is reached. Where that is not known, the
+		// watch is asked.
+		return nil, apierrors.NewResourceExpired(fmt.Sprintf("the storage of %v has not come to revision %s: it was put back to an earlier state",
+			r.informer.cfg.Resource.GroupResource(), options.ResourceVersion))
 	}
 	cancel := func() {}
 	if options.TimeoutSeconds != nil {
