@@ -24,6 +24,7 @@ import (
 	"k8s.io/apiserver/pkg/storage/cacher/delegator"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/consistencydetector"
 
 	"github.com/weir-project/weir/internal/frame"
 )
@@ -99,7 +100,8 @@ func (r *reader) received(obj runtime.Object) (*item, error) {
 // WatchWithContext implements cache.WatcherWithContext.
 func (r *reader) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	source := r.informer.cfg.Source()
-	if source == nil || !utilfeature.DefaultFeatureGate.Enabled(features.WatchList) {
+	// Upstream's detector of inconsistencies wants whole objects: it compares their metadata with those of a list.
+	if source == nil || !utilfeature.DefaultFeatureGate.Enabled(features.WatchList) || consistencydetector.IsDataConsistencyDetectionForWatchListEnabled() {
 		w, err := cache.ToListerWatcherWithContext(r.informer.cfg.Connection).WatchWithContext(ctx, options)
 		if err != nil {
 			return nil, err
