@@ -33,6 +33,8 @@ type Source interface {
 	WatchAll(ctx context.Context, opts storage.ListOptions) (watch.Interface, error)
 	// Peek returns the frame of namespace/name, or of name, as the cache has it now; nil if it has none.
 	Peek(name string) *frame.Frame
+	// Reaches tells whether the storage has come to a revision: it has not if it was put back to an earlier state.
+	Reaches(ctx context.Context, resourceVersion string) (bool, error)
 }
 
 // Config says of what an informer is. All fields but those with a remark are required.

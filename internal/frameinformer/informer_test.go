@@ -16,9 +16,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/client-go/tools/cache"
 	fcache "k8s.io/client-go/tools/cache/testing"
+	"k8s.io/client-go/util/consistencydetector"
 
 	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/ledger"
@@ -139,6 +141,65 @@ func TestReadAnew(t *testing.T) {
 	eventually(t, "all frames to be the second cache's", func() bool {
 		return holds(inf, func(i *item, key string) bool { f, _ := i.held(); return f == second.Peek(key) })
 	})
+}
+
+// TestPutBack: etcd is put back to an earlier state while the server runs. The cache reads it anew, and an informer does not go on
+// at a revision that there is not any more: it would hold what is gone, and not hear of what is written.
+func TestPutBack(t *testing.T) {
+	later, earlier := secrets.open(t, protobufs), secrets.open(t, protobufs)
+	later.create(20, 0)
+	earlier.create(3, 0)
+	first, second := later.cache(), earlier.cache()
+	eventually(t, "both caches to be ready", func() bool { return first.Ready() && second.Ready() })
+	var now atomic.Pointer[Source]
+	use := func(s Source) { now.Store(&s) }
+	use(first)
+	inf := start(t, later.config(func() Source { return *now.Load() }))
+	eventually(t, "the informer to have all", func() bool { return len(inf.GetIndexer().ListKeys()) == 20 })
+	// A watch that has told something goes on where it was; the reflector would begin anew after one that has not.
+	if err := later.store.Delete(context.Background(), later.prefix()+"ns-0/object-19", later.new(), nil, storage.ValidateAllObjectFunc, nil, storage.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the deletion", func() bool { return len(inf.GetIndexer().ListKeys()) == 19 })
+	use(second)
+	first.Stop()
+	eventually(t, "what there was before", func() bool { return len(inf.GetIndexer().ListKeys()) == 3 })
+	if err := earlier.store.Delete(context.Background(), earlier.prefix()+"ns-0/object-2", earlier.new(), nil, storage.ValidateAllObjectFunc, nil, storage.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what is written then", func() bool { return len(inf.GetIndexer().ListKeys()) == 2 })
+}
+
+// TestDetector: upstream's detector of inconsistencies, which the environment of a server may turn on (KUBE_WATCHLIST_INCONSISTENCY_DETECTOR),
+// finds none. It ends the process if it does.
+func TestDetector(t *testing.T) {
+	t.Cleanup(consistencydetector.SetDataConsistencyDetectionForWatchListEnabledForTest(true))
+	w := secrets.open(t, protobufs)
+	w.create(3, 0)
+	c := w.cache()
+	eventually(t, "the cache to be ready", c.Ready)
+	everything := func(o metav1.ListOptions) storage.ListOptions {
+		all := storage.ListOptions{ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch, SendInitialEvents: o.SendInitialEvents, Predicate: storage.Everything, Recursive: true}
+		all.Predicate.AllowWatchBookmarks = o.AllowWatchBookmarks
+		return all
+	}
+	var listed atomic.Bool
+	cfg := w.config(func() Source { return c })
+	cfg.Connection = &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (kruntime.Object, error) {
+			list := &corev1.SecretList{}
+			defer listed.Store(true)
+			return list, w.store.GetList(ctx, w.prefix(), everything(o), list)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return w.store.Watch(ctx, w.prefix(), everything(o))
+		},
+	}
+	inf := start(t, cfg)
+	eventually(t, "the informer to have all", func() bool { return len(inf.GetIndexer().ListKeys()) == 3 })
+	if !listed.Load() {
+		t.Error("the detector has not looked")
+	}
 }
 
 // holds tells whether something is true of all items.

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/apiserver/pkg/storage/cacher/delegator"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/consistencydetector"
 
 	"github.com/weir-project/weir/internal/frame"
 )
@@ -98,7 +100,8 @@ func (r *reader) received(obj runtime.Object) (*item, error) {
 // WatchWithContext implements cache.WatcherWithContext.
 func (r *reader) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	source := r.informer.cfg.Source()
-	if source == nil || !utilfeature.DefaultFeatureGate.Enabled(features.WatchList) {
+	// Upstream's detector of inconsistencies wants whole objects: it compares their metadata with those of a list.
+	if source == nil || !utilfeature.DefaultFeatureGate.Enabled(features.WatchList) || consistencydetector.IsDataConsistencyDetectionForWatchListEnabled() {
 		w, err := cache.ToListerWatcherWithContext(r.informer.cfg.Connection).WatchWithContext(ctx, options)
 		if err != nil {
 			return nil, err
@@ -108,6 +111,11 @@ func (r *reader) WatchWithContext(ctx context.Context, options metav1.ListOption
 	await(ctx, patience, source.Ready)
 	if options.SendInitialEvents != nil {
 		await(ctx, learning, delegator.ConsistentReadSupported)
+	} else if there, err := source.Reaches(ctx, options.ResourceVersion); err == nil && !there {
+		// A watch from a revision that is the future again would tell nothing until it is reached. Where that is not known, the
+		// watch is asked.
+		return nil, apierrors.NewResourceExpired(fmt.Sprintf("the storage of %v has not come to revision %s: it was put back to an earlier state",
+			r.informer.cfg.Resource.GroupResource(), options.ResourceVersion))
 	}
 	cancel := func() {}
 	if options.TimeoutSeconds != nil {

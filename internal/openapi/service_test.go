@@ -256,6 +256,19 @@ func TestNamesInConflict(t *testing.T) {
 	}
 }
 
+// What an aggregated server calls its types is its own affair: upstream serves it.
+func TestNamesThatAreNotPlain(t *testing.T) {
+	w := newWorld()
+	w.service.attached.Load().static.Definitions[`a"b\c`] = spec.Schema{}
+	w.put("example.com", "One", 1, "v1")
+	w.put("example.com", "Two", 1, "v1")
+	answer := w.get("/openapi/v2", "somebody")
+	if text := answer.Body.String(); answer.Code != http.StatusOK || !json.Valid(answer.Body.Bytes()) || strings.Contains(text, commonPath) ||
+		!strings.Contains(text, `"a\"b\\c":`) || !strings.Contains(text, "/ones/") || !strings.Contains(text, "/twos/") {
+		t.Errorf("%d %.500s", answer.Code, text)
+	}
+}
+
 // Readers see one generation or another, and never half of one, while definitions change.
 func TestConcurrentReaders(t *testing.T) {
 	w := newWorld()

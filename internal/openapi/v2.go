@@ -142,24 +142,40 @@ func (v *v2) document(served []*definition, up upstream, aggregator func(etag st
 		if answer.RespCode() != http.StatusOK {
 			return nil, fmt.Errorf("upstream's OpenAPI v2 has status %d", answer.RespCode())
 		}
-		base, err := readV2(answer.Data())
-		if err != nil {
-			return nil, err
+		write := func(w io.Writer) error {
+			_, err := w.Write(answer.Data())
+			return err
 		}
-		more, err := base.add(served, parts, odd)
-		if err != nil {
-			return nil, err
+		more := false
+		if base, err := readV2(answer.Data()); err == nil {
+			write = base.write
+			if more, err = base.add(served, parts, odd); err != nil {
+				return nil, err
+			}
+		} else if more = leave(served, parts, odd); more {
+			klog.ErrorS(err, "Leaving all of OpenAPI v2 to upstream")
 		}
 		if more {
 			continue
 		}
-		made, err := newDocument(handler.ToProtoBinary, base.write)
+		made, err := newDocument(handler.ToProtoBinary, write)
 		if err != nil {
 			return nil, err
 		}
 		v.made, v.of, v.base = made, served, answer.Header().Get("Etag")
 		return made, nil
 	}
+}
+
+// leave has all definitions be odd: upstream's document is not made of plain text, since an aggregated server names its types as it likes.
+// It returns false if they were already.
+func leave(served []*definition, parts map[*definition]*partV2, odd map[*definition]bool) (more bool) {
+	for _, d := range served {
+		if parts[d] != nil && !odd[d] {
+			odd[d], more = true, true
+		}
+	}
+	return more
 }
 
 // offer has upstream's service serve, beside its own types, what definitions have in common and all of those that are odd.

@@ -35,6 +35,21 @@ func (c *Cache) WatchAll(ctx context.Context, opts storage.ListOptions) (watch.I
 	return c.Watch(ctx, c.cfg.ResourcePrefix, opts)
 }
 
+// Reaches tells whether the storage has come to a revision that it has told of. It has not if it was put back to an earlier
+// state; see storageRevision. It is not asked if the cache has come to that revision.
+func (c *Cache) Reaches(ctx context.Context, resourceVersion string) (bool, error) {
+	rev, err := c.cfg.Versioner.ParseResourceVersion(resourceVersion)
+	if err != nil {
+		return false, err
+	}
+	_, at, _, err := c.current()
+	if err != nil || at >= rev {
+		return err == nil, err
+	}
+	now, err := c.storageRevision(ctx)
+	return err == nil && now >= rev, err
+}
+
 // Frames returns all objects of the resource as the cache has them now. An error says that it has not read them yet.
 func (c *Cache) Frames() ([]*frame.Frame, error) {
 	_, _, v, err := c.current()
