@@ -50,8 +50,10 @@ const (
 	// bodyUnknown is taken for what is sent without saying how long it is: as long as a body may be
 	// (genericapiserver.Config.MaxRequestBodyBytes).
 	bodyUnknown = 3 << 20
-	// openAPI is a document that describes the API, while it is made anew and sent.
-	openAPI = 8 << 20
+	// openAPI is a document that describes the API, while it is made anew and sent, and openAPIProtobuf one in protobuf, which upstream makes
+	// of all of its JSON at once: 14 times as much as the document was measured. Many large definitions take more.
+	openAPI         = 8 << 20
+	openAPIProtobuf = 64 << 20
 )
 
 // costs knows what requests hold while they are answered.
@@ -82,6 +84,9 @@ func (c costs) of(req *http.Request, info *request.RequestInfo, whole bool) budg
 		r.Bytes += c.resource(req, info, whole)
 	case strings.HasPrefix(info.Path, "/openapi/"):
 		r.Bytes += openAPI
+		if strings.Contains(req.Header.Get("Accept"), "protobuf") {
+			r.Bytes += openAPIProtobuf
+		}
 	default:
 		r.Kind = budget.Essential // health, metrics, profiles, discovery
 	}

@@ -38,7 +38,7 @@ type ownReaders struct {
 var ownReads = []struct {
 	resource string
 	of       frameinformer.Type
-	// lazy are those that are read only if a policy has them as parameters.
+	// lazy are those that are wanted only if a policy has them as parameters.
 	lazy bool
 }{
 	{resource: "pods", of: frameinformer.TypeOf[corev1.Pod]()},

@@ -52,8 +52,9 @@ type Config struct {
 	Connection cache.ListerWatcher
 	// Name names the informer in client-go's metrics. Optional.
 	Name cache.InformerNameAndResource
-	// Lazy has the informer read nothing until somebody wants something of it. Until then it says that it has synced, so that
-	// nobody waits for it. Optional.
+	// Lazy has the informer hold no objects for nobody: where it would have to read over Connection, it reads nothing until somebody wants
+	// something of it, and says that it has synced, so that nobody waits for it. Frames it holds from the start: whoever wants
+	// them then has them at once, and they are there anyway. Optional.
 	Lazy bool
 	// Ledger is where it books what it holds: the process's, but in tests.
 	Ledger *ledger.Ledger
@@ -104,6 +105,9 @@ func (n *informer) Run(stop <-chan struct{}) { n.RunWithContext(wait.ContextForC
 
 // RunWithContext implements cache.SharedIndexInformer.
 func (n *informer) RunWithContext(ctx context.Context) {
+	if readable(n.cfg.Source()) {
+		n.use()
+	}
 	select {
 	case <-n.used:
 	case <-ctx.Done():

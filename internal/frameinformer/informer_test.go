@@ -283,26 +283,35 @@ func TestConnection(t *testing.T) {
 	}
 }
 
-// TestLazy: an informer that nobody wants anything of reads nothing, and nobody waits for it.
+// TestLazy: an informer that nobody wants anything of reads nothing over a connection, and nobody waits for it. Frames it has from the start.
 func TestLazy(t *testing.T) {
 	w := secrets.open(t, protobufs)
 	w.create(3, 0)
 	c := w.cache()
-	var asked atomic.Bool
-	cfg := w.config(func() Source { asked.Store(true); return c })
+	cfg := w.config(func() Source { return nil })
 	cfg.Lazy = true
+	asked := make(chan struct{}, 100)
+	failing := func(metav1.ListOptions) error { asked <- struct{}{}; return context.Canceled }
+	cfg.Connection = &cache.ListWatch{
+		ListFunc:  func(o metav1.ListOptions) (runtime.Object, error) { return nil, failing(o) },
+		WatchFunc: func(o metav1.ListOptions) (watch.Interface, error) { return nil, failing(o) },
+	}
 	inf := start(t, cfg)
 	if !inf.HasSynced() || !cache.IsDone(inf.HasSyncedChecker()) {
 		t.Error("somebody has to wait for an informer that is not used")
 	}
-	if asked.Load() || inf.inUse() {
+	if inf.inUse() {
 		t.Error("an informer that is not used has begun to read")
 	}
+	inf.GetIndexer()
+	<-asked
+
+	cfg = w.config(func() Source { return c })
+	cfg.Lazy = true
+	inf = start(t, cfg)
+	eventually(t, "the informer to begin by itself", inf.inUse)
 	lister := inf.GetIndexer()
 	eventually(t, "the informer to have all", func() bool { return inf.HasSynced() && len(lister.List()) == 3 })
-	if !asked.Load() || !cache.IsDone(inf.HasSyncedChecker()) {
-		t.Error("the informer has not synced")
-	}
 }
 
 // TestSharedWhileAlive: there is one of an object as long as a reader has it, and none when nobody has.

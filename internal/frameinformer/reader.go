@@ -97,11 +97,16 @@ func (r *reader) received(obj runtime.Object) (*item, error) {
 	return whole(object), nil
 }
 
+// readable tells whether frames can be had of a source.
+func readable(source Source) bool {
+	// Upstream's detector of inconsistencies wants whole objects: it compares their metadata with those of a list.
+	return source != nil && utilfeature.DefaultFeatureGate.Enabled(features.WatchList) && !consistencydetector.IsDataConsistencyDetectionForWatchListEnabled()
+}
+
 // WatchWithContext implements cache.WatcherWithContext.
 func (r *reader) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	source := r.informer.cfg.Source()
-	// Upstream's detector of inconsistencies wants whole objects: it compares their metadata with those of a list.
-	if source == nil || !utilfeature.DefaultFeatureGate.Enabled(features.WatchList) || consistencydetector.IsDataConsistencyDetectionForWatchListEnabled() {
+	if !readable(source) {
 		w, err := cache.ToListerWatcherWithContext(r.informer.cfg.Connection).WatchWithContext(ctx, options)
 		if err != nil {
 			return nil, err

@@ -70,14 +70,18 @@ func (g *groupVersion) build() ([]byte, error) {
 		return g.members[0].buildV3(g.version)
 	}
 	var merged *mergedV3
+	var failed error
 	for _, d := range g.members {
 		text, err := d.partV3(g.version)
-		if err != nil {
-			return nil, err
+		var part *mergedV3
+		if err == nil {
+			part, err = readV3(text)
 		}
-		part, err := readV3(text)
 		if err != nil {
-			return nil, fmt.Errorf("cannot read OpenAPI v3 of version %s of the definition %s: %w", g.version, d.name, err)
+			// As with upstream, the others are in the document.
+			failed = fmt.Errorf("cannot make OpenAPI v3 of version %s of the definition %s: %w", g.version, d.name, err)
+			klog.ErrorS(failed, "Leaving a definition out of OpenAPI v3", "definition", d.name, "groupVersion", g.path)
+			continue
 		}
 		if merged == nil {
 			merged = part
@@ -87,6 +91,9 @@ func (g *groupVersion) build() ([]byte, error) {
 			// As with upstream, the document is what it was before the definition that is in conflict.
 			klog.ErrorS(err, "Leaving a definition out of OpenAPI v3", "definition", d.name, "groupVersion", g.path)
 		}
+	}
+	if merged == nil {
+		return nil, failed
 	}
 	return merged.text(), nil
 }

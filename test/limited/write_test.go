@@ -92,8 +92,16 @@ func (c *crowd) write(ctx context.Context, s *servers.Server, size sizes) error 
 	})
 	close(written)
 	if err == nil {
-		// Who has seen everything by now waits for one more event.
-		err = c.update(ctx, secrets[0].Metadata.Name, 'z', want)
+		// Who has seen everything by now waits for one more event, and compares only when it is known what that is: it may come
+		// before the answer.
+		err = func() error {
+			want.mu.Lock()
+			defer want.mu.Unlock()
+			name := secrets[0].Metadata.Name
+			revision, err := c.replace(ctx, name, 'z')
+			want.revisions[name] = append(want.revisions[name], revision)
+			return err
+		}()
 	}
 	if err != nil {
 		cancel(err)
@@ -102,8 +110,20 @@ func (c *crowd) write(ctx context.Context, s *servers.Server, size sizes) error 
 	return context.Cause(ctx)
 }
 
-// update replaces a Secret.
+// update replaces a Secret, and says so to want.
 func (c *crowd) update(ctx context.Context, name string, fill byte, want *truth) error {
+	revision, err := c.replace(ctx, name, fill)
+	if err != nil {
+		return err
+	}
+	want.mu.Lock()
+	defer want.mu.Unlock()
+	want.revisions[name] = append(want.revisions[name], revision)
+	return nil
+}
+
+// replace replaces a Secret, and returns its new revision.
+func (c *crowd) replace(ctx context.Context, name string, fill byte) (string, error) {
 	transport := servers.NewTransport()
 	defer transport.CloseIdleConnections()
 	answer, err := c.open(ctx, &http.Client{Transport: transport}, servers.Request{
@@ -111,17 +131,14 @@ func (c *crowd) update(ctx context.Context, name string, fill byte, want *truth)
 		Header: http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json"}}, Body: []byte(secret(name, 1_000_000, fill)),
 	})
 	if err != nil {
-		return fmt.Errorf("update %s: %w", name, err)
+		return "", fmt.Errorf("update %s: %w", name, err)
 	}
 	defer answer.Body.Close()
 	var m metadata
 	if err := json.NewDecoder(answer.Body).Decode(&m); err != nil {
-		return fmt.Errorf("update %s: %w", name, err)
+		return "", fmt.Errorf("update %s: %w", name, err)
 	}
-	want.mu.Lock()
-	defer want.mu.Unlock()
-	want.revisions[name] = append(want.revisions[name], m.Metadata.ResourceVersion)
-	return nil
+	return m.Metadata.ResourceVersion, nil
 }
 
 // stall opens watches, of which nothing is read until ctx ends.
