@@ -68,8 +68,9 @@ type Budget struct {
 	// may have if there is no other.
 	bounded     bool
 	size, alone int64
-	// inUse is the sum of the grants that have not been released, large that of the large ones among them.
-	inUse, large int64
+	// inUse is the sum of the grants that have not been released, large that of the large ones among them, and waited that of
+	// the large ones that are not Essential.
+	inUse, large, waited int64
 	// classes has what each class holds of large, and who waits in it; none that has neither.
 	classes map[string]*class
 	// small and lasting are those that wait and are not large, in the order in which they came.
@@ -263,6 +264,9 @@ func (b *Budget) add(r Request, sign int64) {
 	}
 	if r.large() {
 		b.large += n
+		if r.Kind != Essential {
+			b.waited += n
+		}
 		b.class(r.Class).inUse += n
 		b.forget(r.Class)
 	}
@@ -290,8 +294,8 @@ func (b *Budget) admitFrom(queue *[]*waiter, size int64) {
 	n := 0
 	for _, w := range *queue {
 		// A large one that was let in because it was alone may hold more than there is. The last quarter is not its.
-		small := b.inUse - b.large + w.request.Bytes
-		if b.inUse+w.request.Bytes > size && small > size/4*(4-largeShare) {
+		beside := b.inUse - b.waited + w.request.Bytes
+		if b.inUse+w.request.Bytes > size && beside > size/4*(4-largeShare) {
 			break
 		}
 		b.waiting--

@@ -84,7 +84,9 @@ func (m *twin) sum(of func(*asked) bool) (sum int64) {
 
 func every(*asked) bool   { return true }
 func large(a *asked) bool { return a.Bytes > budget.Small }
-func small(a *asked) bool { return !large(a) }
+
+// beside is all but the large ones that have waited.
+func beside(a *asked) bool { return !large(a) || a.Kind == budget.Essential }
 
 // fits tells whether a may go on if it is next.
 func (m *twin) fits(a *asked) bool {
@@ -96,9 +98,9 @@ func (m *twin) fits(a *asked) bool {
 	case large(a):
 		return m.sum(large) == 0 || used <= least/4*3
 	case a.Kind == budget.Lasting:
-		return used <= m.size || m.sum(small)+a.Bytes <= m.size/4
+		return used <= m.size || m.sum(beside)+a.Bytes <= m.size/4
 	default:
-		return used <= least || m.sum(small)+a.Bytes <= least/4
+		return used <= least || m.sum(beside)+a.Bytes <= least/4
 	}
 }
 
