@@ -40,13 +40,14 @@ const (
 	writtenTimes  = 6
 	replacedTimes = 4
 	customWrites  = 2
-	// pageOfDeletion is how many objects a deletion of a collection reads at once; see deleteCollectionPageSize of
-	// k8s.io/apiserver/pkg/registry/generic/registry.
-	pageOfDeletion = 10_000
 	// unknown is a list of a resource whose cache is not ready, and which has not been counted yet.
 	unknown = 64 << 20
 	// sizeUnknown is taken for an object of a resource without a cache. What is large there is underestimated.
 	sizeUnknown = 8 << 10
+	// namespaceUnknown is taken, at most, for a namespace of a resource without a cache: of how much of the resource is in it
+	// nothing is known, and the namespace controller has to list each, and to delete from each, in every namespace that
+	// is deleted. So much is let in however little there is (budget.ErrTooLarge).
+	namespaceUnknown = 32 << 20 / (customTimes + fromEtcd)
 	// bodyUnknown is taken for what is sent without saying how long it is: as long as a body may be
 	// (genericapiserver.Config.MaxRequestBodyBytes).
 	bodyUnknown = 3 << 20
@@ -116,7 +117,7 @@ func (c costs) resource(req *http.Request, info *request.RequestInfo, whole bool
 	case "get":
 		return (c.decoded(info) + fromEtcd) * c.object(cache, info)
 	case "deletecollection":
-		return c.decoded(info) * c.collection(cache, info, pageOfDeletion)
+		return c.decoded(info) * c.collection(cache, info, pageOfDeletion(req))
 	case "create", "update", "patch", "apply", "delete":
 		body := req.ContentLength
 		if body < 0 {
@@ -134,6 +135,18 @@ func (c costs) resource(req *http.Request, info *request.RequestInfo, whole bool
 	default:
 		return streamed
 	}
+}
+
+// pageOfDeletion is how many objects a deletion of a collection reads at once, at most; see deleteCollectionPageSize of
+// k8s.io/apiserver/pkg/registry/generic/registry.
+func pageOfDeletion(req *http.Request) int64 {
+	const page = 10_000
+	query := req.URL.Query()
+	var opts metav1.ListOptions
+	if err := metav1.Convert_url_Values_To_v1_ListOptions(&query, &opts, nil); err != nil || opts.Limit <= 0 {
+		return page
+	}
+	return min(opts.Limit, page)
 }
 
 func (c costs) list(req *http.Request, info *request.RequestInfo, cache *watchcache.Cache, whole bool) int64 {
@@ -224,6 +237,9 @@ func (c costs) collection(cache *watchcache.Cache, info *request.RequestInfo, mo
 		objects, bytes = int64(n), size
 	} else {
 		objects, bytes = c.all(cache, info)
+		if cache == nil && info.Namespace != "" {
+			bytes = min(bytes, namespaceUnknown)
+		}
 	}
 	if most > 0 && objects > most {
 		return bytes / objects * most

@@ -92,6 +92,7 @@ func TestCosts(t *testing.T) {
 		{method: http.MethodPatch, path: "/api/v1/namespaces/b/configmaps/m-9", objects: replacedTimes},
 		{method: http.MethodDelete, path: "/api/v1/namespaces/b/configmaps/m-9", objects: replacedTimes},
 		{method: http.MethodDelete, path: "/api/v1/namespaces/b/configmaps", objects: 2 * decodedTimes},
+		{method: http.MethodDelete, path: "/api/v1/namespaces/b/configmaps?limit=1", objects: decodedTimes},
 		{path: maps, user: user.APIServerUser, kind: budget.Essential, objects: 10 * decodedTimes},
 		{method: http.MethodPut, path: "/apis/coordination.k8s.io/v1/namespaces/a/leases/l", body: "{}", kind: budget.Essential},
 		{method: http.MethodPut, path: "/apis/coordination.k8s.io/v1/namespaces/a/leases/l", body: strings.Repeat("x", 300*kB), objects: writtenTimes},

@@ -33,6 +33,9 @@ const (
 	waitMost  = time.Minute
 )
 
+// seatTime is for how long a watch that waits for memory keeps its seat of flow control.
+const seatTime = 10 * time.Millisecond
+
 // inFlight has requests wait, or refuses them, that would hold more memory than there is.
 //
 // It stands behind flow control and authorization. What waits there holds its seats, so that flow control has what comes after it
@@ -69,11 +72,10 @@ func (i *inFlight) handler(next http.Handler) http.Handler {
 			return
 		}
 		defer grant.Release()
+		// From when it has begun, a watch holds what is counted elsewhere, for as long as it likes. What another server answers
+		// (utilflowcontrol.RequestDelegated) holds nothing here, and that server may ask this one before it does.
 		ctx := context.WithValue(req.Context(), grantKey{}, grant)
-		if info.Verb == "watch" {
-			// From when it has begun, a watch holds what is counted elsewhere, for as long as it likes.
-			ctx = utilflowcontrol.WithInitializationSignal(ctx, begun{grant: grant, outer: req.Context()})
-		}
+		ctx = utilflowcontrol.WithInitializationSignal(ctx, begun{grant: grant, outer: req.Context()})
 		next.ServeHTTP(w, req.WithContext(ctx))
 	})
 }
@@ -121,6 +123,11 @@ func (i *inFlight) acquire(w http.ResponseWriter, req *http.Request, info *reque
 	r.Class = w.Header().Get(flowcontrolv1.ResponseHeaderMatchedPriorityLevelConfigurationUID)
 	ctx, cancel := context.WithTimeout(req.Context(), i.patience(req.Context()))
 	defer cancel()
+	if info.Verb == "watch" {
+		// Many watches may wait, for as long as nothing is left. Those who end by themselves are not to wait for their seats.
+		seat := time.AfterFunc(seatTime, func() { utilflowcontrol.WatchInitialized(req.Context()) })
+		defer seat.Stop()
+	}
 	began := time.Now()
 	grant, err := i.budget.Acquire(ctx, r)
 	if waited := time.Since(began); err != nil || waited > time.Millisecond {

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"math"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/weir-project/weir/internal/ledger"
@@ -69,14 +68,16 @@ type Budget struct {
 	// may have if there is no other.
 	bounded     bool
 	size, alone int64
-	// inUse is the sum of the grants that have not been released, large that of the large ones among them.
-	inUse, large int64
+	// inUse is the sum of the grants that have not been released, large that of the large ones among them, and waited that of
+	// the large ones that are not Essential.
+	inUse, large, waited int64
 	// classes has what each class holds of large, and who waits in it; none that has neither.
 	classes map[string]*class
 	// small and lasting are those that wait and are not large, in the order in which they came.
 	small, lasting []*waiter
-	// waiting is how many wait.
+	// waiting is how many wait, came how many have come.
 	waiting int
+	came    uint64
 }
 
 // Process is the budget of this process. There is one, as there is one heap. What it has granted is in the ledger, so that
@@ -84,13 +85,14 @@ type Budget struct {
 var Process = &Budget{book: func(n int64) { ledger.Process.Add(ledger.Decoded, n) }}
 
 type class struct {
-	name    string
 	inUse   int64
 	waiters []*waiter
 }
 
 type waiter struct {
 	request Request
+	// came is how many had come before.
+	came uint64
 	// granted is closed when it may go on. The budget counts it from then on.
 	granted chan struct{}
 }
@@ -173,6 +175,7 @@ func (b *Budget) enqueue(w *waiter) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r := w.request
+	w.came, b.came = b.came, b.came+1
 	switch {
 	case r.Kind == Essential || !b.bounded:
 		b.grant(w)
@@ -212,7 +215,7 @@ func (b *Budget) class(name string) *class {
 		if b.classes == nil {
 			b.classes = map[string]*class{}
 		}
-		c = &class{name: name}
+		c = &class{}
 		b.classes[name] = c
 	}
 	return c
@@ -261,6 +264,9 @@ func (b *Budget) add(r Request, sign int64) {
 	}
 	if r.large() {
 		b.large += n
+		if r.Kind != Essential {
+			b.waited += n
+		}
 		b.class(r.Class).inUse += n
 		b.forget(r.Class)
 	}
@@ -287,7 +293,9 @@ func (b *Budget) left() int64 {
 func (b *Budget) admitFrom(queue *[]*waiter, size int64) {
 	n := 0
 	for _, w := range *queue {
-		if b.inUse+w.request.Bytes > size {
+		// A large one that was let in because it was alone may hold more than there is. The last quarter is not its.
+		beside := b.inUse - b.waited + w.request.Bytes
+		if b.inUse+w.request.Bytes > size && beside > size/4*(4-largeShare) {
 			break
 		}
 		b.waiting--
@@ -300,15 +308,21 @@ func (b *Budget) admitFrom(queue *[]*waiter, size int64) {
 // admitLarge lets one go on that is large, and is false if none can.
 func (b *Budget) admitLarge() bool {
 	for _, c := range b.order() {
-		w := c.waiters[0]
-		if b.fits(w.request) {
-			c.waiters = slices.Delete(c.waiters, 0, 1)
-			b.waiting--
-			b.grant(w)
-			return true
-		}
-		if w.request.Kind != Lasting {
-			return false // it is next, and the others wait for it
+		full := false // for those that are Lasting
+		for i, w := range c.waiters {
+			lasting := w.request.Kind == Lasting
+			switch {
+			case lasting && full:
+			case b.fits(w.request):
+				c.waiters = slices.Delete(c.waiters, i, i+1)
+				b.waiting--
+				b.grant(w)
+				return true
+			case !lasting:
+				return false // it is next, and the others wait for it
+			default:
+				full = true
+			}
 		}
 	}
 	return false
@@ -323,7 +337,7 @@ func (b *Budget) fits(r Request) bool {
 }
 
 // order returns the classes in which somebody waits, the one that is next first: that which holds the least, and of equal
-// ones that whose name is less, so that there is one order.
+// ones that in which somebody waits for longest.
 func (b *Budget) order() []*class {
 	var all []*class
 	for _, c := range b.classes {
@@ -332,7 +346,7 @@ func (b *Budget) order() []*class {
 		}
 	}
 	slices.SortFunc(all, func(x, y *class) int {
-		return cmp.Or(cmp.Compare(x.inUse, y.inUse), strings.Compare(x.name, y.name))
+		return cmp.Or(cmp.Compare(x.inUse, y.inUse), cmp.Compare(x.waiters[0].came, y.waiters[0].came))
 	})
 	return all
 }

@@ -4,6 +4,7 @@
 package budget_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,6 +85,9 @@ func (m *twin) sum(of func(*asked) bool) (sum int64) {
 func every(*asked) bool   { return true }
 func large(a *asked) bool { return a.Bytes > budget.Small }
 
+// beside is all but the large ones that have waited.
+func beside(a *asked) bool { return !large(a) || a.Kind == budget.Essential }
+
 // fits tells whether a may go on if it is next.
 func (m *twin) fits(a *asked) bool {
 	least := max(m.size, 16*mib)
@@ -94,9 +98,9 @@ func (m *twin) fits(a *asked) bool {
 	case large(a):
 		return m.sum(large) == 0 || used <= least/4*3
 	case a.Kind == budget.Lasting:
-		return used <= m.size
+		return used <= m.size || m.sum(beside)+a.Bytes <= m.size/4
 	default:
-		return used <= least
+		return used <= least || m.sum(beside)+a.Bytes <= least/4
 	}
 }
 
@@ -112,31 +116,38 @@ func (m *twin) next() *asked {
 			}
 		}
 	}
-	first := map[string]*asked{}
-	for _, a := range m.waiting {
-		if large(a) && first[a.Class] == nil {
-			first[a.Class] = a
-		}
+	// Of each class those that may be next, in the order in which they came: up to the first that ends by itself, and
+	// of those before it, which do not, the first.
+	type head struct {
+		class string
+		next  []*asked
 	}
-	var heads []*asked
-	for _, a := range first {
-		heads = append(heads, a)
+	var heads []*head
+	for _, a := range m.waiting {
+		if !large(a) {
+			continue
+		}
+		i := slices.IndexFunc(heads, func(h *head) bool { return h.class == a.Class })
+		if i < 0 {
+			heads, i = append(heads, &head{class: a.Class}), len(heads)
+		}
+		h := heads[i]
+		if n := len(h.next); n == 0 || n == 1 && h.next[0].Kind == budget.Lasting && a.Kind != budget.Lasting {
+			h.next = append(h.next, a)
+		}
 	}
 	holds := func(class string) int64 {
 		return m.sum(func(a *asked) bool { return large(a) && a.Class == class })
 	}
-	slices.SortFunc(heads, func(x, y *asked) int {
-		if a, b := holds(x.Class), holds(y.Class); a != b {
-			return int(a - b)
-		}
-		return slices.Compare([]byte(x.Class), []byte(y.Class))
-	})
-	for _, a := range heads {
-		if m.fits(a) {
-			return a
-		}
-		if a.Kind != budget.Lasting {
-			return nil
+	slices.SortStableFunc(heads, func(x, y *head) int { return cmp.Compare(holds(x.class), holds(y.class)) })
+	for _, h := range heads {
+		for _, a := range h.next {
+			if m.fits(a) {
+				return a
+			}
+			if a.Kind != budget.Lasting {
+				return nil
+			}
 		}
 	}
 	return nil

@@ -22,7 +22,7 @@ var (
 // Config bounds a log. Bounds are applied to the oldest events first.
 type Config[K comparable, E any] struct {
 	// MaxBytes returns the number of bytes that the log may hold, as told by the
-	// sizes given to Append. It is asked by Append, under the log's lock.
+	// sizes given to Append. It is asked under the log's lock, by whoever calls Append or Shrink.
 	MaxBytes func() int64
 	// Excess, if set, returns by how many bytes this log and others together hold more than they
 	// may, as far as that is for this one to give up; 0 or less if they do not. It is asked under the log's lock.

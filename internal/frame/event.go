@@ -92,10 +92,17 @@ func (s *events) take(name eventName, build func() (data []byte, own int64, err 
 			ledger.Process.Add(ledger.Streams, -e.own)
 		}
 	}
+	panicked := true
+	defer func() {
+		if panicked {
+			release() // there is nobody else to
+		}
+	}()
 	e.made.Do(func() {
 		e.err = errUnmade
 		e.data, e.own, e.err = build()
 		ledger.Process.Add(ledger.Streams, e.own)
 	})
+	panicked = false
 	return e.data, release, e.err
 }

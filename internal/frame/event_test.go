@@ -88,3 +88,21 @@ func TestStalledShareAnEvent(t *testing.T) {
 		}
 	})
 }
+
+// TestPanickingMakerLeavesNothing: an event that could not be made is made anew for the next one who asks.
+func TestPanickingMakerLeavesNothing(t *testing.T) {
+	c, _ := core("ConfigMap", "configmaps").codec(t, 0)
+	large := configMap.DeepCopy()
+	large.Data = map[string]string{"content": strings.Repeat("x", 100_000)}
+	f := frameOf(t, c, large)
+	func() {
+		defer func() { _ = recover() }()
+		_ = f.writeEvent(encoding{}, "MODIFIED", func() (encoded, error) { panic("an encoder") }, &bytes.Buffer{})
+	}()
+	if n := len(c.store.events.writing); n != 0 {
+		t.Errorf("%d events are left, and nobody writes", n)
+	}
+	if err := f.writeEvent(encoding{}, "MODIFIED", func() (encoded, error) { return f.primary, nil }, &bytes.Buffer{}); err != nil {
+		t.Errorf("the next one: %v", err)
+	}
+}

@@ -132,7 +132,9 @@ func (p *Pacer) Run(ctx context.Context, relieve func()) {
 		case <-ctx.Done():
 			return
 		case <-p.collected:
-			p.look()
+			if p.look() {
+				giving.Go(p.giveBack)
+			}
 		case <-ticker.C:
 			if p.look() {
 				giving.Go(p.giveBack)

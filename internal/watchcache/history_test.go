@@ -177,6 +177,31 @@ func TestHistoryBound(t *testing.T) {
 	}
 }
 
+// TestRelieveBesideWrites: history is let go of by another goroutine than the one that takes changes in.
+func TestRelieveBesideWrites(t *testing.T) {
+	s := newSubject(t, func(_ *storeOptions, c *Config) { c.HistoryBound = func() int64 { return 0 } })
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				s.relieve()
+			}
+		}
+	}()
+	for i := range 20 {
+		p := pod("p")
+		p.Annotations = map[string]string{"n": fmt.Sprint(i)}
+		waitRevision(t, s.Cache, revision(t, s.put(t, p).ResourceVersion))
+	}
+	close(done)
+	<-ended
+}
+
 // TestOldHistoryGoes: of large objects little history is left when it is old, without any write; and a cache that is stopped
 // leaves no timer behind.
 func TestOldHistoryGoes(t *testing.T) {

@@ -221,7 +221,7 @@ func (s *source) ready(rev uint64) error {
 	}
 	s.rev = rev
 	s.gen = &generation{
-		log:   newLog(rev, c.trigger, c.limits(func() int64 { return s.state.bytes })),
+		log:   newLog(rev, c.trigger, c.limits(c.frames.Load)),
 		back:  make(chan error, 1),
 		moved: make(chan struct{}),
 	}
