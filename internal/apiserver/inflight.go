@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	epmetrics "k8s.io/apiserver/pkg/endpoints/metrics"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -162,6 +163,17 @@ func (i *inFlight) refuse(w http.ResponseWriter, req *http.Request, info *reques
 		reason = "cancelled"
 	}
 	rejected.WithLabelValues(reason).Inc()
+	if info.Verb == "deletecollection" && errors.Is(cause, budget.ErrTooLarge) {
+		// Pages are no way out: upstream gathers what it has deleted. Whoever has to delete all (the namespace controller) then lists
+		// metadata and deletes the objects one by one; see deleteAllContentForGroupVersionResource of
+		// k8s.io/kubernetes/pkg/controller/namespace/deletion.
+		err := apierrors.NewMethodNotSupported(schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}, info.Verb)
+		err.ErrStatus.Message = fmt.Sprintf("deleting all of these at once may take %v of the server's memory, and there is never that much: delete them one by one",
+			resource.NewQuantity(r.Bytes>>10<<10, resource.BinarySI))
+		epmetrics.RecordRequestTermination(req, info, epmetrics.APIServerComponent, http.StatusMethodNotAllowed)
+		responsewriters.ErrorNegotiated(err, i.serializer, metav1.Unversioned, w, req)
+		return
+	}
 	mutating := info.Verb != "get" && info.Verb != "list" && info.Verb != "watch"
 	epmetrics.RecordDroppedRequest(req, info, epmetrics.APIServerComponent, mutating)
 	epmetrics.RecordRequestTermination(req, info, epmetrics.APIServerComponent, http.StatusTooManyRequests)

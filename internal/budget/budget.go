@@ -80,9 +80,9 @@ type Budget struct {
 	came    uint64
 }
 
-// Process is the budget of this process. There is one, as there is one heap. What it has granted is in the ledger, so that
-// what can be done without makes room for it.
-var Process = &Budget{book: func(n int64) { ledger.Process.Add(ledger.Decoded, n) }}
+// Process is the budget of this process. There is one, as there is one heap. Half of what it has granted is in the ledger, so that
+// what can be done without makes room for it: an estimate is of the most that a request may hold, and all history would go for one.
+var Process = &Budget{book: func(n int64) { ledger.Process.Add(ledger.Decoded, n/2) }}
 
 type class struct {
 	inUse   int64

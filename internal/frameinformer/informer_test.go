@@ -293,7 +293,7 @@ func TestLazy(t *testing.T) {
 	asked := make(chan struct{}, 100)
 	failing := func(metav1.ListOptions) error { asked <- struct{}{}; return context.Canceled }
 	cfg.Connection = &cache.ListWatch{
-		ListFunc:  func(o metav1.ListOptions) (runtime.Object, error) { return nil, failing(o) },
+		ListFunc:  func(o metav1.ListOptions) (kruntime.Object, error) { return nil, failing(o) },
 		WatchFunc: func(o metav1.ListOptions) (watch.Interface, error) { return nil, failing(o) },
 	}
 	inf := start(t, cfg)
