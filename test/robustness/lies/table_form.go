@@ -52,14 +52,14 @@ func ofForms() []Lie {
 			Name: "watched-row-of-another", What: "one in a hundred Tables of a watch is that of the object that another event was about",
 			Rules: []check.Rule{check.Foreign, check.Double, check.Order, check.Gap, check.Type}, Within: soon,
 			Edits: []Edit{{"frame/frame.go", `	default:
-		e, err := f.codec.store.get(f, encoding{id: v.object,`, `	default:
+		name := encoding{id: v.object,`, `	default:
 		if v.table && LYING {
 			other, _ := planted.Swap("table", f)
 			if other, ok := other.(*Frame); ok && other.codec == f.codec && LIE(100) {
 				f = other
 			}
 		}
-		e, err := f.codec.store.get(f, encoding{id: v.object,`}},
+		name := encoding{id: v.object,`}},
 		},
 	}
 }
