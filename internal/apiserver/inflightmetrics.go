@@ -24,6 +24,9 @@ var rejected = metrics.NewCounterVec(&metrics.CounterOpts{
 // registerBudgetMetrics adds those of the process's budget.
 var registerBudgetMetrics = sync.OnceFunc(func() {
 	legacyregistry.MustRegister(rejected)
+	for _, reason := range []string{"time-out", "queue-full", "too-large", "cancelled"} {
+		rejected.WithLabelValues(reason) // shown as 0 before there is one
+	}
 	for _, m := range []struct {
 		name, help string
 		value      func(budget.Usage) int64
