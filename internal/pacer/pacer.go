@@ -132,13 +132,10 @@ func (p *Pacer) Run(ctx context.Context, relieve func()) {
 		case <-ctx.Done():
 			return
 		case <-p.collected:
-			if p.look() {
-				giving.Go(p.giveBack)
-			}
 		case <-ticker.C:
-			if p.look() {
-				giving.Go(p.giveBack)
-			}
+		}
+		if p.look() {
+			giving.Go(p.giveBack)
 		}
 		if p.limit.Go > 0 {
 			relieve()

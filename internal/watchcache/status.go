@@ -137,7 +137,9 @@ func (s *Caches) Status(readers int) ([]Status, []Reader) {
 	var slow []Reader
 	for _, c := range s.all() {
 		caches = append(caches, c.Status())
-		slow = append(slow, c.lagging(readers)...)
+		if readers > 0 { // it takes the log's lock
+			slow = append(slow, c.lagging(readers)...)
+		}
 	}
 	slices.SortStableFunc(caches, func(a, b Status) int { return cmp.Compare(a.Resource.String(), b.Resource.String()) })
 	slices.SortStableFunc(slow, func(a, b Reader) int { return a.Since.Compare(b.Since) })
