@@ -42,6 +42,7 @@ const (
 // follow keeps the cache equal to etcd until ctx ends.
 func (c *Cache) follow(ctx context.Context) {
 	failed := 0 // how often in a row the resource could not be read
+	var inTheWay *obstacle // what the attempt before has found
 	for {
 		s := &source{cache: c, start: c.cfg.Clock.Now(), state: c.newState()}
 		err := s.run(ctx)
@@ -62,6 +63,9 @@ func (c *Cache) follow(ctx context.Context) {
 			if s.gen == nil {
 				found = c.findObstacle(ctx)
 			}
+			if found == nil && inTheWay != nil {
+				found = &obstacle{repaired: true} // after it had been read in vain, and before it was looked for
+			}
 			err = found.because(err)
 			failed++
 			c.logFailure("Watch cache: reading the resource failed, starting again", err)
@@ -72,6 +76,9 @@ func (c *Cache) follow(ctx context.Context) {
 		c.setNotReady(err)
 		if !c.delay(ctx, failed, found) {
 			return
+		}
+		if inTheWay = found; found != nil && found.repaired {
+			inTheWay = nil
 		}
 	}
 }

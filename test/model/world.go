@@ -326,6 +326,19 @@ func eventually(done func() bool) bool {
 	return true
 }
 
+// Met tells whether every subject has met all of these.
+func (w *World) Met(wanted ...string) bool {
+	for _, s := range w.subjects {
+		s.mu.Lock()
+		missing := slices.ContainsFunc(wanted, func(what string) bool { return s.counts[what] == 0 })
+		s.mu.Unlock()
+		if missing {
+			return false
+		}
+	}
+	return true
+}
+
 // Sum fails if something that was to be met was not, by any subject, and logs what was.
 func (w *World) Sum(wanted ...string) {
 	w.t.Helper()
