@@ -18,12 +18,14 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/featuregate"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+	"k8s.io/utils/clock"
 
 	"github.com/weir-project/weir/internal/budget"
 	"github.com/weir-project/weir/internal/coalesce"
 	"github.com/weir-project/weir/internal/finalize"
 	"github.com/weir-project/weir/internal/ledger"
 	"github.com/weir-project/weir/internal/liststream"
+	"github.com/weir-project/weir/internal/ondemand"
 	"github.com/weir-project/weir/internal/openapi"
 	"github.com/weir-project/weir/internal/pacer"
 	"github.com/weir-project/weir/internal/usage"
@@ -46,6 +48,10 @@ const (
 	// OpenAPIOnDemand is the gate of OpenAPI of custom resources that is made when it is asked for; see package
 	// openapi. Off, upstream builds it whenever a definition changes.
 	OpenAPIOnDemand featuregate.Feature = "OpenAPIOnDemand"
+	// CustomResourceCachesOnDemand is the gate of caches of custom resources, and their clients of etcd, that are there while
+	// somebody reads or writes the resource; see package ondemand. Off, they are there from the first request on until the definition
+	// changes, as upstream's. It needs EncodedWatchCache.
+	CustomResourceCachesOnDemand featuregate.Feature = "CustomResourceCachesOnDemand"
 )
 
 func init() {
@@ -58,6 +64,8 @@ func init() {
 		SharedCompression: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		FrameInformers:    {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		OpenAPIOnDemand:   {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
+
+		CustomResourceCachesOnDemand: {{Version: version.MustParse("1.0"), Default: false, PreRelease: featuregate.Alpha}},
 	}))
 }
 
@@ -85,13 +93,19 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	readers.caches.Store(caches)
 	serveMetrics(ctx, caches, limit)
 	go pace.Run(ctx, caches.Relieve)
-	for _, getter := range []*generic.RESTOptionsGetter{
-		&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,
-		&config.Aggregator.GenericConfig.RESTOptionsGetter,
-		&config.ApiExtensions.GenericConfig.RESTOptionsGetter,
-		&config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter,
+	custom := caches.Decorator()
+	if utilfeature.DefaultFeatureGate.Enabled(CustomResourceCachesOnDemand) {
+		keeper := ondemand.NewKeeper(watchcache.Uncached, caches.DecoratorFrom, clock.RealClock{})
+		custom = keeper.Decorator()
+		go keeper.Run(ctx)
+	}
+	for getter, decorator := range map[*generic.RESTOptionsGetter]generic.StorageDecorator{
+		&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter: caches.Decorator(),
+		&config.Aggregator.GenericConfig.RESTOptionsGetter:      caches.Decorator(),
+		&config.ApiExtensions.GenericConfig.RESTOptionsGetter:   caches.Decorator(),
+		&config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter:  custom,
 	} {
-		*getter = cachedRESTOptions{*getter, caches.Decorator()}
+		*getter = cachedRESTOptions{*getter, decorator}
 	}
 	front := config.Aggregator.GenericConfig
 	priced := front.FlowControl != nil

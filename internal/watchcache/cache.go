@@ -108,6 +108,9 @@ type Config struct {
 	// HistoryBound returns how many bytes of history the resources of the process may keep together.
 	// Optional.
 	HistoryBound func() int64
+	// From is the revision to begin at, so that the cache has the history since then from the beginning; 0 for the present, at which it
+	// begins, too, if the state of From cannot be read. Optional.
+	From uint64
 	// Bounded fails lists for which the cache is too late, instead of sending them to etcd.
 	Bounded bool
 }
@@ -135,6 +138,10 @@ type Cache struct {
 	frames  atomic.Int64
 	history history
 	readers oldReads
+	// begun is closed when the resource has been read for the first time.
+	begun chan struct{}
+	// present says that somebody has waited for the cache to be ready, and for the present, with success.
+	present atomic.Bool
 	// turns has as many tokens in it as lists of unknown size are now read from etcd because
 	// the cache has stalled.
 	turns chan struct{}
@@ -194,6 +201,7 @@ func New(cfg Config) (*Cache, error) {
 		}),
 		dispatch: metrics.NewWatcherMetricsObservers(cfg.GroupResource),
 		cancel:   cancel,
+		begun:    make(chan struct{}),
 		turns:    make(chan struct{}, wholeReads),
 		notReady: cfg.Clock.Now(),
 	}
@@ -282,6 +290,38 @@ func (c *Cache) Ready() bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.gen != nil && !c.stopped
+}
+
+// AwaitReady waits until the cache has read its resource for the first time, and if that was a state of the past, and it is to,
+// until it has reached the present, but no longer than a read waits for a revision, or until ctx ends. The error is that of such a
+// read: what the cache would answer now may be older than what others have been told before. A cache that has nothing says so itself.
+func (c *Cache) AwaitReady(ctx context.Context, present bool) error {
+	if c.present.Load() {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	timeout := c.cfg.Clock.AfterFunc(freshTimeout, cancel)
+	defer timeout.Stop()
+	select {
+	case <-c.begun:
+	case <-ctx.Done():
+		return nil
+	}
+	if !present {
+		return nil
+	}
+	if c.cfg.From != 0 {
+		rev, err := c.cfg.Storage.GetCurrentResourceVersion(ctx)
+		if err != nil {
+			return err
+		}
+		if c.catchUp(ctx, rev); ctx.Err() != nil {
+			return storage.NewTooLargeResourceVersionError(rev, c.cfg.From, tooHighRetrySeconds)
+		}
+	}
+	c.present.Store(true)
+	return nil
 }
 
 // unreadable tells whether the cache is not ready because reading the resource failed.

@@ -18,7 +18,10 @@ import (
 
 // Decorator returns the decorator that puts a Cache before a resource's storage. It
 // takes the place of registry.StorageWithCacher.
-func (s *Caches) Decorator() generic.StorageDecorator {
+func (s *Caches) Decorator() generic.StorageDecorator { return s.DecoratorFrom(0) }
+
+// DecoratorFrom is Decorator whose caches begin at a revision; see Config.From.
+func (s *Caches) DecoratorFrom(from uint64) generic.StorageDecorator {
 	return func(
 		config *storagebackend.ConfigForResource,
 		resourcePrefix string,
@@ -46,6 +49,7 @@ func (s *Caches) Decorator() generic.StorageDecorator {
 			NewFunc:        newFunc,
 			NewListFunc:    newListFunc,
 			Leased:         leased(config.GroupResource),
+			From:           from,
 			Codec:          config.Codec,
 			Store:          s.store,
 			Types:          s.opts.Types,

@@ -16,8 +16,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/apis/example"
 	"k8s.io/apiserver/pkg/storage"
@@ -66,41 +64,7 @@ func modelPods(codec runtime.Codec) modelled {
 }
 
 func modelWidgets() modelled {
-	return modelled{codec: unstructured.UnstructuredJSONScheme, kind: model.Kind{
-		New:     func() runtime.Object { return &unstructured.Unstructured{} },
-		NewList: func() runtime.Object { return &unstructured.UnstructuredList{} },
-		Prefix:  podPrefix, IndexFields: []string{"spec.nodeName"},
-		Attrs: func(obj runtime.Object) (labels.Set, fields.Set, error) {
-			u, ok := obj.(*unstructured.Unstructured)
-			if !ok {
-				return nil, nil, fmt.Errorf("%T is no Widget", obj)
-			}
-			phase, _, _ := unstructured.NestedString(u.Object, "status", "phase")
-			return u.GetLabels(), fields.Set{
-				"metadata.name": u.GetName(), "metadata.namespace": u.GetNamespace(), "spec.nodeName": widgetNode(u), "status.phase": phase,
-			}, nil
-		},
-		Make: func(namespace, name string, c model.Content) runtime.Object {
-			u := &unstructured.Unstructured{Object: map[string]any{
-				"spec":   map[string]any{"nodeName": c.Node, "n": int64(c.N), "half": 0.5, "list": []any{}},
-				"status": map[string]any{"phase": c.Phase},
-			}}
-			u.SetAPIVersion("example.io/v1")
-			u.SetKind("Widget")
-			u.SetNamespace(namespace)
-			u.SetName(name)
-			u.SetUID(c.UID)
-			if c.App != "" {
-				u.SetLabels(map[string]string{"app": c.App})
-			}
-			return u
-		},
-	}}
-}
-
-func widgetNode(u *unstructured.Unstructured) string {
-	node, _, _ := unstructured.NestedString(u.Object, "spec", "nodeName")
-	return node
+	return modelled{codec: unstructured.UnstructuredJSONScheme, kind: model.Widgets(podPrefix)}
 }
 
 // config returns the configuration of a cache over a store.
@@ -108,9 +72,9 @@ func (m modelled) config(store storage.Interface) Config {
 	cfg := podConfig(store, m.codec)
 	cfg.NewFunc, cfg.NewListFunc, cfg.GetAttrs = m.kind.New, m.kind.NewList, m.kind.Attrs
 	if _, custom := m.kind.New().(*unstructured.Unstructured); custom {
-		cfg.Trigger = storage.IndexerFuncs{"spec.nodeName": func(obj runtime.Object) string { return widgetNode(obj.(*unstructured.Unstructured)) }}
+		cfg.Trigger = storage.IndexerFuncs{"spec.nodeName": func(obj runtime.Object) string { return model.WidgetNode(obj.(*unstructured.Unstructured)) }}
 		cfg.Indexers = &cache.Indexers{storage.FieldIndex("spec.nodeName"): func(obj any) ([]string, error) {
-			return []string{widgetNode(obj.(*unstructured.Unstructured))}, nil
+			return []string{model.WidgetNode(obj.(*unstructured.Unstructured))}, nil
 		}}
 	}
 	return cfg

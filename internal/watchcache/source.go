@@ -11,6 +11,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -42,15 +43,21 @@ const (
 // follow keeps the cache equal to etcd until ctx ends.
 func (c *Cache) follow(ctx context.Context) {
 	failed := 0 // how often in a row the resource could not be read
+	from := c.cfg.From
 	var inTheWay *obstacle // what the attempt before has found
 	for {
-		s := &source{cache: c, start: c.cfg.Clock.Now(), state: c.newState()}
+		s := &source{cache: c, start: c.cfg.Clock.Now(), state: c.newState(), from: from}
+		from = 0
 		err := s.run(ctx)
 		found := s.failing.found
 		s.recovered()
 		s.setPart(false)
 		c.readers.lose(s.state.bytes)
 		s.state.unbook()
+		if s.from != 0 && s.gen == nil && ctx.Err() == nil {
+			klog.V(2).InfoS("Watch cache: the state of a while ago cannot be read, reading the present one", "group", c.cfg.GroupResource.Group, "resource", c.cfg.GroupResource.Resource, "resourceVersion", s.from, "err", err)
+			continue
+		}
 		if s.gen != nil {
 			failed = 0
 			c.setNotReady(err)
@@ -109,13 +116,15 @@ type source struct {
 	// gen is nil until the state is complete for the first time.
 	gen     *generation
 	failing failing
+	// from is the revision to begin at; 0 for the present.
+	from uint64
 }
 
 // run returns when the resource has to be read anew, or ctx ends.
 func (s *source) run(ctx context.Context) error {
 	var w watch.Interface
 	var err error
-	if utilfeature.DefaultFeatureGate.Enabled(features.WatchList) {
+	if s.from == 0 && utilfeature.DefaultFeatureGate.Enabled(features.WatchList) {
 		w, err = s.watch(ctx, true)
 	} else if err = s.list(ctx); err == nil {
 		if err = s.ready(s.rev); err == nil {
@@ -181,13 +190,16 @@ func (s *source) watch(ctx context.Context, initial bool) (watch.Interface, erro
 }
 
 // list reads the whole state page by page: without the gate WatchList a watch does
-// not tell where its initial events end.
+// not tell where its initial events end, and a watch never begins with a state of the past.
 func (s *source) list(ctx context.Context) error {
-	pred := storage.SelectionPredicate{Label: labels.Everything(), Field: fields.Everything()}
+	opts := storage.ListOptions{Predicate: storage.SelectionPredicate{Label: labels.Everything(), Field: fields.Everything()}, Recursive: true}
+	if s.from != 0 {
+		opts.ResourceVersion, opts.ResourceVersionMatch = fmt.Sprint(s.from), metav1.ResourceVersionMatchExact
+	}
 	for {
-		pred.Limit = pageOf(s.state.bytes, s.state.objects.Len())
+		opts.Predicate.Limit = pageOf(s.state.bytes, s.state.objects.Len())
 		list := s.cache.cfg.NewListFunc()
-		if err := s.cache.cfg.Storage.GetList(ctx, s.cache.cfg.ResourcePrefix, storage.ListOptions{Predicate: pred, Recursive: true}, list); err != nil {
+		if err := s.cache.cfg.Storage.GetList(ctx, s.cache.cfg.ResourcePrefix, opts, list); err != nil {
 			return fmt.Errorf("listing the storage of %s: %w", s.cache.cfg.GroupResource, err)
 		}
 		accessor, err := meta.ListAccessor(list)
@@ -200,9 +212,10 @@ func (s *source) list(ctx context.Context) error {
 		if err := meta.EachListItem(list, s.add); err != nil {
 			return err
 		}
-		if pred.Continue = accessor.GetContinue(); pred.Continue == "" {
+		if opts.Predicate.Continue = accessor.GetContinue(); opts.Predicate.Continue == "" {
 			return nil
 		}
+		opts.ResourceVersion, opts.ResourceVersionMatch = "", "" // the token has it
 	}
 }
 
@@ -239,6 +252,11 @@ func (s *source) ready(rev uint64) error {
 	c.gen = s.gen
 	c.cause = nil
 	c.mu.Unlock()
+	select {
+	case <-c.begun:
+	default:
+		close(c.begun)
+	}
 
 	took := c.cfg.Clock.Since(s.start)
 	klog.V(1).InfoS("cacher initialized", "group", c.cfg.GroupResource.Group, "resource", c.cfg.GroupResource.Resource, "duration", took)

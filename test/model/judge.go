@@ -265,8 +265,10 @@ func (h *history) judgeGet(c *call) error {
 				return c.errorf("not found at %d: %w", rev, c.ans.err)
 			}
 			lo, hi = rev, rev
-		} else if cached {
+		} else if cached && !c.on.Absent {
 			return c.errorf("not found without a revision: %w", c.ans.err)
+		} else {
+			wanted = c.on.PathPrefix + c.req.key
 		}
 		if missing.Key != wanted {
 			return c.errorf("not found with the key %q: %w", missing.Key, c.ans.err)

@@ -52,7 +52,7 @@ func (w *World) Sequence(steps int) {
 func (w *World) compactAt(rev uint64) {
 	w.t.Helper()
 	before := w.compacted.Load()
-	if rev <= before {
+	if rev <= before || w.compact == nil {
 		return
 	}
 	w.compacting.Store(rev)

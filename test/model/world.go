@@ -33,6 +33,8 @@ type Subject struct {
 	PathPrefix string
 	// Cached says that it answers from a cache what upstream's cacher does.
 	Cached bool
+	// Absent says that its cache is not there all the time, and that single objects then come from etcd.
+	Absent bool
 	// Cuts says that it may end a watch that is read too slowly.
 	Cuts bool
 	// Impatient says that the test moves its clock: its waits may be over before its cache has
@@ -76,7 +78,7 @@ type World struct {
 	// direct is upstream's store, for what is to be sure; it is the first of subjects.
 	direct   *Subject
 	subjects []*Subject
-	// compact compacts etcd, and returns when all subjects know.
+	// compact compacts etcd, and returns when all subjects know. It may be nil.
 	compact func(rev uint64)
 	rand    *rand.Rand
 	history history
@@ -94,7 +96,7 @@ type World struct {
 
 // New returns a World with some objects in it. Direct is upstream's store over an empty etcd, and
 // compact compacts that: it returns when all subjects have heard of it, and is called by the
-// test's goroutine only.
+// test's goroutine only. Nothing is compacted if it is nil.
 func New(t *testing.T, kind Kind, direct *Subject, compact func(rev uint64), seed int64) *World {
 	t.Helper()
 	w := &World{t: t, kind: kind, compact: compact, rand: rand.New(rand.NewSource(seed)), history: history{kind: kind}}
