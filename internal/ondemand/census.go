@@ -44,8 +44,8 @@ type mark struct {
 	rev uint64
 }
 
-// mostMarks is how many are kept: with one in 30 s ten minutes, after which etcd is compacted.
-const mostMarks = 20
+// mostMarks is how many are kept: with one in 15 s ten minutes, after which etcd is compacted.
+const mostMarks = 40
 
 // newCensus returns the census of the etcd that config names. It is nil if config has no prefix of keys: upstream's store cannot
 // be had for all keys.

@@ -13,9 +13,9 @@
 //	                     │
 //	                     └── census: how many objects there are, and lists of none: one client for all
 //
-// What nobody has used for Idle is closed again, by one goroutine for all of them (Keeper.Run). A watch uses its cache until
+// What nobody has used for Windows times as long as history is kept (150 s) is closed again, by one goroutine for all of them (Keeper.Run). A watch uses its cache until
 // its request ends, and so does a list, which may be sent after the storage has answered. So nothing is ever closed under a reader.
 // A cache that is opened begins with the state of as long ago as history is kept, which etcd still has, and follows from there
 // (watchcache.Config.From): whoever has listed, written or watched the resource meanwhile, here or at another server, can go on
-// from the revision that it was given. For that the revision of etcd is asked for twice a minute.
+// from the revision that it was given. For that the revision of etcd is asked for every 15 s.
 package ondemand

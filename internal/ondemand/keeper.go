@@ -18,12 +18,12 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// Idle is how long a storage stays open that nobody uses. It is longer than history is kept by default (75 s), so that who comes back
-// to a resource as one may be expected to finds its history.
-const Idle = 150 * time.Second
+// Windows is for how many times as long as history is kept a storage stays open that nobody uses. Who comes back as soon as one may be
+// expected to does not have it opened again.
+const Windows = 2
 
-// sweeps is how often Run looks in that time.
-const sweeps = 5
+// period is how often Run looks.
+const period = 15 * time.Second
 
 // Keeper opens and closes the storages of a server. Its methods may be called by any number of goroutines.
 type Keeper struct {
@@ -45,7 +45,7 @@ func NewKeeper(plain generic.StorageDecorator, cached func(from uint64) generic.
 
 // Run closes what nobody uses, until ctx ends. What is open then is left to who destroys the storages; the census ends.
 func (k *Keeper) Run(ctx context.Context) {
-	ticker := k.clock.NewTicker(Idle / sweeps)
+	ticker := k.clock.NewTicker(period)
 	defer ticker.Stop()
 	for {
 		select {
@@ -55,7 +55,7 @@ func (k *Keeper) Run(ctx context.Context) {
 			}
 			return
 		case <-ticker.C():
-			k.sweep(Idle)
+			k.sweep(Windows)
 			for _, c := range k.counters() {
 				c.remember()
 			}
@@ -63,8 +63,8 @@ func (k *Keeper) Run(ctx context.Context) {
 	}
 }
 
-// sweep closes what nobody has used for that long. The census stays: somebody counts every minute.
-func (k *Keeper) sweep(idle time.Duration) {
+// sweep closes what nobody has used for so many windows of history. The census stays: somebody counts every minute.
+func (k *Keeper) sweep(windows int) {
 	k.mu.Lock()
 	var all []*Storage
 	for s := range k.all {
@@ -72,6 +72,7 @@ func (k *Keeper) sweep(idle time.Duration) {
 	}
 	k.mu.Unlock()
 	for _, s := range all {
+		idle := s.window * time.Duration(windows)
 		s.plain.sweep(idle)
 		s.cached.sweep(idle)
 	}
@@ -118,7 +119,7 @@ func (k *Keeper) Decorator() generic.StorageDecorator {
 		if counter == nil {
 			return k.cached(0)(config, resourcePrefix, keyFunc, newFunc, newListFunc, getAttrs, trigger, indexers)
 		}
-		s := &Storage{census: counter, prefix: resourcePrefix}
+		s := &Storage{census: counter, prefix: resourcePrefix, window: config.EventsHistoryWindow}
 		s.plain.clock, s.cached.clock = k.clock, k.clock
 		open := func(decorate func() generic.StorageDecorator) func() (storage.Interface, factory.DestroyFunc, error) {
 			return func() (storage.Interface, factory.DestroyFunc, error) {
@@ -130,7 +131,7 @@ func (k *Keeper) Decorator() generic.StorageDecorator {
 			}
 		}
 		s.plain.open = open(func() generic.StorageDecorator { return k.plain })
-		s.cached.open = open(func() generic.StorageDecorator { return k.cached(counter.before(config.EventsHistoryWindow)) })
+		s.cached.open = open(func() generic.StorageDecorator { return k.cached(counter.before(s.window)) })
 		k.mu.Lock()
 		k.all[s] = struct{}{}
 		k.mu.Unlock()

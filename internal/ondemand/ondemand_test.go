@@ -218,13 +218,13 @@ func TestNobody(t *testing.T) {
 		t.Errorf("a list has %d objects, want 1", len(got.Items))
 	}
 	open(true, true)
-	fake.Step(Idle)
-	keeper.sweep(Idle)
+	fake.Step(Windows * watchcache.MinHistory)
+	keeper.sweep(Windows)
 	open(false, true)
 	cancel() // the watch is not stopped
 	wait.Until(t, "the cache to be closed", patience, func() bool {
-		fake.Step(Idle)
-		keeper.sweep(Idle)
+		fake.Step(Windows * watchcache.MinHistory)
+		keeper.sweep(Windows)
 		return s.caches.Of(widgets) == nil
 	})
 	open(false, false)

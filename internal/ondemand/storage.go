@@ -8,6 +8,7 @@ import (
 	"errors"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -24,6 +25,8 @@ type Storage struct {
 	census        *census
 	// prefix is the key under which all objects lie.
 	prefix string
+	// window is how long history is kept.
+	window time.Duration
 	// size is how large an object was, on the average, when the cache was last asked.
 	size atomic.Int64
 }

@@ -37,8 +37,11 @@ const rest = 40 * time.Second
 
 func measureTax(t *testing.T, program string, n int) {
 	name, flags := program, []string(nil)
-	if program == "weir-openapi-off" {
+	switch program {
+	case "weir-openapi-off":
 		name, flags = servers.Weir, []string{"--feature-gates=OpenAPIOnDemand=false"}
+	case "weir-on-demand":
+		name, flags = servers.Weir, []string{"--feature-gates=CustomResourceCachesOnDemand=true"}
 	}
 	s := servers.Start(t, name, etcd.Run(t).Endpoints()[0], flags...).Wait()
 	report := func(stage string) {
@@ -72,6 +75,13 @@ func measureTax(t *testing.T, program string, n int) {
 		}
 	}
 	report("each listed in each version")
+	if program == "weir-on-demand" {
+		select {
+		case <-time.After(3 * time.Minute): // after which nobody has used them for long enough
+		case <-s.Rig.Done():
+		}
+		report("three minutes later")
+	}
 	began := time.Now()
 	status, root := s.Do(http.MethodGet, v3, nil)
 	t.Logf("/openapi/v3: %d, %d bytes, %v", status, len(root), time.Since(began))

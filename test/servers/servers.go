@@ -58,6 +58,10 @@ func ShortHistory(p rig.Program, window time.Duration) rig.Program {
 	return p
 }
 
+// gates, in the environment, are gates to set for every weir, in the form of --feature-gates: the suites can be run with those that are
+// not on by default.
+const gates = "WEIR_TEST_FEATURE_GATES"
+
 // checkPeriod, in the environment, is how often a weir compares its cache with etcd, in place of upstream's 5 minutes.
 const checkPeriod = "WEIR_TEST_CHECK_PERIOD"
 
@@ -79,8 +83,12 @@ func Main(m *testing.M) {
 	case Weir:
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
+		args := os.Args[1:]
+		if more := os.Getenv(gates); more != "" {
+			args = append(args, "--feature-gates="+more)
+		}
 		var o *apiserver.Options
-		if o, err = apiserver.Parse(os.Args[1:]...); err == nil {
+		if o, err = apiserver.Parse(args...); err == nil {
 			if shorter, given := os.LookupEnv(history); given {
 				o.Etcd.StorageConfig.EventsHistoryWindow, err = time.ParseDuration(shorter)
 			}
