@@ -170,8 +170,9 @@ func (s *Storage) none(ctx context.Context, key string, opts storage.ListOptions
 
 // Watch implements storage.Interface.
 func (s *Storage) Watch(ctx context.Context, key string, opts storage.ListOptions) (watch.Interface, error) {
-	// From a revision on it is all the same how far the cache has come.
-	o, release, err := s.reading(ctx, opts.ResourceVersion == "" || opts.ResourceVersion == "0")
+	// For events from a revision on it is all the same how far the cache has come; a state has to be of the present.
+	initial := opts.SendInitialEvents != nil && *opts.SendInitialEvents || opts.ResourceVersion == "" || opts.ResourceVersion == "0"
+	o, release, err := s.reading(ctx, initial)
 	if err != nil {
 		return nil, err
 	}
