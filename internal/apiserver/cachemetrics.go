@@ -48,7 +48,7 @@ var (
 		{desc("cache_history_seconds", "Age of the oldest event of the past that the watch cache of a resource keeps, 0 if it keeps none.", "group", "resource"),
 			func(s watchcache.Status) float64 { return age(time.Now(), s.Oldest) }},
 	}
-	historyCut = desc("cache_history_cut_total", "Events of the past that the watch cache of a resource has let go of before their time, because they were too many or took too many bytes. It begins anew when the cache is read anew.", "group", "resource")
+	historyCut   = desc("cache_history_cut_total", "Events of the past that the watch cache of a resource has let go of before their time, because they were too many or took too many bytes. It begins anew when the cache is read anew.", "group", "resource")
 	listsTotal   = desc("lists_total", "Lists that have been answered, by how: streamed (from encoded objects) or decoded (decoded and encoded for this one list).", "way")
 	watchesTotal = desc("watches_total", "Watches that have been begun, by kind: watchlist (with sendInitialEvents) or watch (all others).", "kind")
 	sentTotal    = desc("sent_bytes_total", "Bytes sent in answer to lists and watches, as they went out.")

@@ -30,8 +30,8 @@ type Status struct {
 	Watches, Parked int
 	// Events and EventBytes are what is kept of the past, Floor and Head the revisions between which that is complete,
 	// Oldest when the first of them came: the zero time if there is none.
-	Events      int
-	EventBytes  int64
+	Events     int
+	EventBytes int64
 	// Cut is how many the bounds on bytes and number have dropped before their time since the cache was last read from etcd.
 	Floor, Head uint64
 	Oldest      time.Time
