@@ -41,7 +41,7 @@ const (
 
 // follow keeps the cache equal to etcd until ctx ends.
 func (c *Cache) follow(ctx context.Context) {
-	failed := 0 // how often in a row the resource could not be read
+	failed := 0            // how often in a row the resource could not be read
 	var inTheWay *obstacle // what the attempt before has found
 	for {
 		s := &source{cache: c, start: c.cfg.Clock.Now(), state: c.newState()}
