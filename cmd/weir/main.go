@@ -5,6 +5,7 @@
 //
 //	weir serve [flags]       the server; every flag of kube-apiserver
 //	weir status              what a running server holds, and who asks it for what
+//	weir dashboard           the same over time, as a page for a browser
 //	weir bench SCENARIO      measures servers, this one among them
 //	weir version             which weir and which Kubernetes this is
 //
@@ -53,7 +54,7 @@ func newCommand(name string) *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	root.AddCommand(newServeCommand("serve", defaultDataDir), newBenchCommand(), newStatusCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand("serve", defaultDataDir), newBenchCommand(), newStatusCommand(), newDashboardCommand(), newVersionCommand())
 	return root
 }
 
