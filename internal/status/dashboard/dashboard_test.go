@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"io"
 	"net"
 	"net/http"
@@ -78,16 +79,18 @@ func newUpstream(t *testing.T) *upstream {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, sentinel)
 	}}
-	u.Server = httptest.NewServer(u)
+	u.Server = httptest.NewTLSServer(u) // a token is sent to such a server only
 	t.Cleanup(u.Close)
 	return u
 }
 
 // sourceOf returns a server by way of a kubeconfig.
-func sourceOf(t *testing.T, url string) *source.Source {
+func sourceOf(t *testing.T, u *upstream) *source.Source {
 	t.Helper()
 	config := clientcmdapi.NewConfig()
-	config.Clusters["c"] = &clientcmdapi.Cluster{Server: url}
+	config.Clusters["c"] = &clientcmdapi.Cluster{
+		Server: u.URL, CertificateAuthorityData: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: u.Certificate().Raw}),
+	}
 	config.AuthInfos["u"] = &clientcmdapi.AuthInfo{Token: "the-user's-token"}
 	config.Contexts["c"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
 	config.CurrentContext = "c"
@@ -99,9 +102,9 @@ func sourceOf(t *testing.T, url string) *source.Source {
 }
 
 // proxy returns the address of a dashboard of a server.
-func proxy(t *testing.T, url string, acceptHosts ...string) string {
+func proxy(t *testing.T, u *upstream, acceptHosts ...string) string {
 	t.Helper()
-	h, err := newHandler(sourceOf(t, url), url, key, 2*time.Second, acceptHosts)
+	h, err := newHandler(sourceOf(t, u), u.URL, key, 2*time.Second, acceptHosts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +140,7 @@ func do(t *testing.T, method, base, target string, change func(*http.Request)) (
 // nothing of what the browser has sent.
 func TestOnlyTheStatus(t *testing.T) {
 	u := newUpstream(t)
-	base := proxy(t, u.URL)
+	base := proxy(t, u)
 	resp, body := do(t, http.MethodGet, base, "/KEY/weir/status?pretty=1", func(req *http.Request) {
 		req.Header.Set("Impersonate-User", "somebody")
 		req.Header.Set("Authorization", "Bearer mine")
@@ -147,8 +150,8 @@ func TestOnlyTheStatus(t *testing.T) {
 		t.Errorf("%s: %s", resp.Status, body)
 	}
 	asked := u.requests()
-	if len(asked) != 1 || asked[0].Method != http.MethodGet || asked[0].RequestURI != status.Path {
-		t.Fatalf("asked for %+v", asked)
+	if len(asked) != 1 || asked[0].Method != http.MethodGet || asked[0].URL.Path != status.Path || asked[0].URL.Query().Has("pretty") {
+		t.Fatalf("asked %d times, for %+v", len(asked), asked)
 	}
 	if h := asked[0].Header; h.Get("Authorization") != "Bearer the-user's-token" || h.Get("Impersonate-User") != "" || h.Get("Cookie") != "" {
 		t.Errorf("asked with %v", h)
@@ -179,22 +182,22 @@ func TestOnlyTheStatus(t *testing.T) {
 // TestWhoMayAsk: it takes the key, and no name that is not this machine's.
 func TestWhoMayAsk(t *testing.T) {
 	u := newUpstream(t)
-	base := proxy(t, u.URL, "desk.example.com")
+	base := proxy(t, u, "desk.example.com")
 	for host, want := range map[string]int{
 		"localhost": 200, "LOCALHOST:8001": 200, "127.0.0.1": 200, "127.0.0.1:8001": 200, "[::1]": 200, "[::1]:8001": 200, "10.1.2.3:80": 200, "Desk.example.com:80": 200,
 		"evil.example.com": 403, "evil.example.com:8001": 403, "127.0.0.1.evil.example.com": 403, "localhost.evil.example.com:80": 403, "localhost.": 403,
-		"xdesk.example.com": 403, "2130706433": 403, "127.1": 403, "[::1": 403,
+		"xdesk.example.com": 403, "2130706433": 403, "127.1": 403,
 	} {
 		for _, target := range []string{"/KEY/weir/status", "/KEY/"} {
-			if resp, body := do(t, http.MethodGet, base, target, func(req *http.Request) { req.Host = host }); resp.StatusCode != want {
-				t.Errorf("Host %s: %s: %s", host, resp.Status, body)
+			if resp, _ := do(t, http.MethodGet, base, target, func(req *http.Request) { req.Host = host }); resp.StatusCode != want {
+				t.Errorf("Host %s: %s", host, resp.Status)
 			}
 		}
 	}
 	for target, want := range map[string]int{"/KEY/": 200, "/KEY/weir/status": 200, "/KEY": 301, "/": 403, "/weir/status": 403, "/other/weir/status": 403, "/KEY2/": 403} {
 		resp, body := do(t, http.MethodGet, base, target, func(req *http.Request) { req.Header.Set("Origin", "http://evil.example.com") })
 		if resp.StatusCode != want {
-			t.Errorf("%s: %s: %s", target, resp.Status, body)
+			t.Errorf("%s: %s", target, resp.Status)
 		}
 		for name := range resp.Header {
 			if strings.HasPrefix(name, "Access-Control-") {
@@ -227,7 +230,7 @@ func reasonOf(t *testing.T, body string) noAnswer {
 // TestRefusals: what the server refuses is refused with its code and its words.
 func TestRefusals(t *testing.T) {
 	u := newUpstream(t)
-	base := proxy(t, u.URL)
+	base := proxy(t, u)
 	for _, test := range []struct {
 		code             int
 		contentType      string
@@ -268,7 +271,7 @@ func TestRefusals(t *testing.T) {
 // its answer has not answered.
 func TestServerDies(t *testing.T) {
 	u := newUpstream(t)
-	base := proxy(t, u.URL)
+	base := proxy(t, u)
 	u.answer = func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Content-Length", "1000")
@@ -288,15 +291,15 @@ func TestServerDies(t *testing.T) {
 	if err != nil {
 		t.Skipf("somebody else has taken the port: %v", err)
 	}
-	again := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, sentinel) })}
-	served := make(chan error, 1)
-	go func() { served <- again.Serve(listener) }()
+	again := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, sentinel) }))
+	_ = again.Listener.Close()
+	again.Listener = listener
+	again.StartTLS()
+	defer again.Close()
 	resp, body = do(t, http.MethodGet, base, "/KEY/weir/status", nil)
 	if resp.StatusCode != http.StatusOK || body != sentinel {
 		t.Errorf("of a server that is back: %s: %s", resp.Status, body)
 	}
-	_ = again.Close()
-	<-served
 }
 
 // TestCommand: it says where the page is, serves it there, and ends with its context, also while the server takes its time.
@@ -313,7 +316,7 @@ func TestCommand(t *testing.T) {
 	o := options{address: "127.0.0.1", interval: time.Second}
 	out, in := io.Pipe()
 	ended := make(chan error, 1)
-	go func() { ended <- o.run(ctx, in, io.Discard, sourceOf(t, u.URL)) }()
+	go func() { ended <- o.run(ctx, in, io.Discard, sourceOf(t, u)) }()
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
@@ -351,13 +354,11 @@ func TestBadFlags(t *testing.T) {
 	}
 	defer taken.Close()
 	_, port, _ := net.SplitHostPort(taken.Addr().String())
-	t.Setenv("KUBECONFIG", path.Join(t.TempDir(), "none"))
-	t.Setenv("HOME", t.TempDir())
 	for _, test := range []struct{ args, want string }{
 		{"--address=localhost", "--address takes an IP address"},
 		{"--interval=1ms", "--interval takes 1s or more"},
 		{"--port=70000", "port"},
-		{"", "KUBECONFIG"},
+		{"--kubeconfig=/none", "/none"},
 		{"--server=http://127.0.0.1:1 --port=" + port, "give another --address or --port"},
 	} {
 		cmd := NewCommand()

@@ -84,9 +84,9 @@ func (s *Source) explain(err error) error {
 	var dial *net.OpError
 	switch {
 	case apierrors.IsNotFound(err):
-		return fmt.Errorf("%s has no %s: it is not weir, or an older one, or has its gate EncodedWatchCache off "+
+		return &explained{fmt.Sprintf("%s has no %s: it is not weir, or an older one, or has its gate EncodedWatchCache off "+
 			"(what any kube-apiserver tells of this is in kubectl get --raw /metrics: apiserver_resource_objects, apiserver_longrunning_requests, "+
-			"apiserver_request_total, apiserver_response_sizes, process_resident_memory_bytes)", s.Host, status.Path)
+			"apiserver_request_total, apiserver_response_sizes, process_resident_memory_bytes)", s.Host, status.Path), err}
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("%w: the user needs the verb get on the non-resource URL %s (docs/operate.md has a ClusterRole)", err, status.Path)
 	case apierrors.IsUnauthorized(err):
@@ -97,3 +97,13 @@ func (s *Source) explain(err error) error {
 		return fmt.Errorf("cannot get the status of %s: %w", s.Host, err)
 	}
 }
+
+// explained is an error in other words than its cause's.
+type explained struct {
+	words string
+	cause error
+}
+
+func (e *explained) Error() string { return e.words }
+
+func (e *explained) Unwrap() error { return e.cause }

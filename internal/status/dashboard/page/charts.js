@@ -36,7 +36,8 @@ class Chart {
   }
 
   options(series, y) {
-    const axis = { stroke: () => colour("--muted"), font: () => this.font(), ticks: { show: false } };
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const axis = { stroke: () => colour("--muted"), font: this.font(), ticks: { show: false } };
     return {
       ...this.room(),
       padding: [8, 8, 0, 0],
@@ -44,8 +45,8 @@ class Chart {
       cursor: { y: false, drag: { x: false, y: false }, points: { show: false }, sync: { key: sync.key } },
       scales: { x: { range: () => this.window }, y: { range: (_, __, max) => [0, y.top(max)] } },
       axes: [
-        { ...axis, space: 70, values: (_, splits, __, ___, step) => splits.map((s) => (step < 60 ? clock : clockMinutes)(s * 1000)), grid: { show: false } },
-        { ...axis, space: 34, size: (_, values) => this.width(values), values: (_, splits) => splits.map(y.text), incrs: y.steps, grid: { stroke: () => colour("--grid"), width: 1 } },
+        { ...axis, space: 5.4 * rem, size: 1.7 * rem, gap: 4, values: (_, splits, __, ___, step) => splits.map((s) => (step < 60 ? clock : clockMinutes)(s * 1000)), grid: { show: false } },
+        { ...axis, space: 2.4 * rem, gap: 6, size: (_, values) => this.width(values), values: (_, splits) => splits.map(y.text), incrs: y.steps, grid: { stroke: () => colour("--grid"), width: 1 } },
       ],
       series: [{}, ...series],
       hooks: { setCursor: [(u) => this.point(u.cursor.idx)], draw: y.draw ? [y.draw] : [] },

@@ -12,7 +12,7 @@ export const runtime = "runtime";
 // parts returns what memory is made of, by name: what it adds up to is what counts against the limit. Purposes may be more than the
 // heap has (decoded objects are estimated): then nothing is left for the rest.
 export function parts(memory) {
-  const of = {};
+  const of = Object.create(null); // a name may be anything
   let sum = 0;
   for (const p of memory.purposes) {
     of[p.name] = p.bytes;

@@ -173,7 +173,7 @@ function showFigures(rates) {
   const decoded = clients.reduce((n, c) => n + c.listsDecoded, 0);
   const watchLists = clients.reduce((n, c) => n + c.watchLists, 0);
   set("f-lists", count(lists), exact(lists));
-  set("f-lists-note", `${count(decoded)} decoded; ${plural(watchLists, "watch list")}`);
+  set("f-lists-note", `${count(decoded)} decoded`, `${plural(watchLists, "watch list")} beside them`);
 
   const behind = ready.reduce((n, r) => Math.max(n, r.behind), 0);
   set("f-behind", report.etcdError ? "?" : count(behind), report.etcdError ? "" : `${exact(behind)} revisions`);

@@ -39,7 +39,7 @@ export class Table {
     this.table = element("table");
     const tr = element("tr");
     this.headers = this.columns.map((column) => {
-      const th = element("th", isText(column) ? "" : "number");
+      const th = element("th", isText(column) ? "text" : "number");
       th.scope = "col";
       const button = element("button", "", column.title);
       button.type = "button";

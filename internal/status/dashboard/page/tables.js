@@ -25,8 +25,8 @@ export function tables(readers, clients, resources) {
       columns: [
         text("resource", "Resource"),
         text("of", "Of", "Namespace and name that it is on", (r) => [r.namespace, r.name].filter(Boolean).join("/") || "all"),
+        text("userAgent", "User agent", "What the client calls itself"),
         text("user", "User"),
-        text("userAgent", "User agent"),
         number("events", "Events", "That it has yet to read"),
         { ...age("seconds", "Waiting", "How old the first of them is"), share: true, warns: (r) => r.seconds > 30 },
         bytes("bytes", "Sent", "What its connection has taken since it was opened"),
@@ -42,8 +42,8 @@ export function tables(readers, clients, resources) {
       title: "Who asks for what",
       about: "Since the server started",
       columns: [
-        text("user", "User", "", (c) => (c.others ? "others" : c.user)),
-        text("userAgent", "User agent", "", (c) => (c.others ? "" : c.userAgent)),
+        text("userAgent", "User agent", "What the client calls itself", (c) => (c.others ? "others" : c.userAgent)),
+        text("user", "User", "Nodes are together", (c) => (c.others ? "" : c.user)),
         number("lists", "Lists", "Plain lists. A client with lists and no watch lists has not opted in to those"),
         { ...number("listsDecoded", "Decoded", "Lists that could not be sent from encoded objects"), warns: (c) => c.listsDecoded > 0 && c.listsDecoded > c.lists / 2 },
         number("watchLists", "Watch lists", "Watches that began with the objects"),
