@@ -20,9 +20,11 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 )
 
 // patience bounds every wait, so that a failure ends; no test passes or fails by it.
@@ -198,7 +200,7 @@ func (p *page) listen(event any) {
 			fault += fmt.Sprintf(" %s %s", arg.Value, arg.Description)
 		}
 	case *log.EventEntryAdded:
-		if e.Entry.Source == log.SourceNetwork {
+		if e.Entry.Source == log.EntrySourceNetwork {
 			return
 		}
 		fault = e.Entry.Text
@@ -227,6 +229,26 @@ func (p *page) scheme(name string) step {
 			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}},
 		})
 		return err
+	})
+}
+
+// press presses keys, one after the other. (chromedp.KeyEvent sends what a key types apart from the key: it is typed then even if the page has
+// taken the key for itself.)
+func press(keys ...string) step {
+	return chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
+		for _, r := range strings.Join(keys, "") {
+			events := kb.Encode(r)
+			down, up := *events[0], *events[len(events)-1]
+			if len(events) == 3 {
+				down.Text, down.UnmodifiedText = events[1].Text, events[1].UnmodifiedText
+			}
+			for _, event := range []input.DispatchKeyEventParams{down, up} {
+				if _, err := cdp.Call(ctx, tab, input.DispatchKeyEvent, event); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -62,15 +63,20 @@ func report() object {
 // TestNumbers: those of the page are the report's, with all digits for whoever points at them.
 func TestNumbers(t *testing.T) {
 	s := &server{report: report()}
+	second := make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(second) })
 	s.change = func(n int, r object) { // 2 MB per second to kubectl, from the second report on
+		if n > 1 {
+			<-second
+		}
 		r["clients"].([]object)[2]["bytes"] = 41_000_000 + 2_000_000*(n-1)
 	}
 	p := open(t, s, 1280, 900)
+	t.Cleanup(goOn) // before the server is waited for
 	p.reports(1)
 	if got := p.rows("t-clients")[2][10]; got != "–" {
 		t.Errorf("of one report a rate is %q", got)
 	}
-	p.do(chromedp.KeyEvent("p")) // no more reports come
 	for id, want := range map[string]string{
 		"build": "v0.4.0 · Kubernetes v1.37.2", "host": s.URL,
 		"f-memory": "620 MB", "f-memory-note": "50% of the limit of 1.2 GB", "f-objects": "31,413", "f-objects-note": "234 MB; 1 resource not read",
@@ -104,7 +110,7 @@ func TestNumbers(t *testing.T) {
 	if want := []string{"limit 1.2 GB", "runtime 120 MB", "other heap 110 MB", "a new one 14 MB", "readers 0 B", "streams 9.0 MB", "compressed 44 MB", "derived 38 MB", "history 60 MB", "frames 225 MB"}; !reflect.DeepEqual(legend, want) {
 		t.Errorf("the legend is\n%q, want\n%q", legend, want)
 	}
-	p.do(chromedp.KeyEvent("p"))
+	goOn()
 	p.eventually("document.querySelectorAll('#t-clients tbody tr')[2].children[10].textContent === '2.0 MB/s'")
 	p.eventually("document.getElementById('f-sent').textContent === '2.0 MB/s'")
 	got := p.rows("t-clients")
@@ -139,7 +145,7 @@ func TestHostile(t *testing.T) {
 	s := &server{report: r}
 	p := open(t, s, 400, 800)
 	p.reports(2)
-	p.do(chromedp.KeyEvent("a"))
+	p.do(press("a"))
 	var shown []string
 	for _, row := range p.rows("t-clients") {
 		if row[0] != row[1] {
@@ -203,11 +209,11 @@ func TestManyStreams(t *testing.T) {
 	if n, m, l := len(p.rows("t-clients")), len(p.rows("t-resources")), len(p.rows("t-readers")); n != 20 || m != 1000 || l != 20 {
 		t.Errorf("%d clients, %d resources, %d readers", n, m, l)
 	}
-	p.do(chromedp.KeyEvent("2"), chromedp.KeyEvent("a"))
+	p.do(press("2", "a"))
 	if n := len(p.rows("t-clients")); n != 500 {
 		t.Errorf("%d of all clients", n)
 	}
-	p.do(chromedp.KeyEvent("/"), chromedp.KeyEvent("AGENT-499"))
+	p.do(press("/", "AGENT-499"))
 	p.eventually("document.querySelectorAll('#t-clients tbody tr').length === 1 && document.querySelectorAll('#t-resources tbody tr').length === 0")
 	p.reports(1)
 	p.end()
@@ -217,12 +223,6 @@ func TestManyStreams(t *testing.T) {
 func TestKeys(t *testing.T) {
 	p := open(t, &server{report: report()}, 1280, 900)
 	p.reports(1)
-	press := func(keys ...string) {
-		t.Helper()
-		for _, key := range keys {
-			p.do(chromedp.KeyEvent(key))
-		}
-	}
 	focused := func() string {
 		return eval[string](p, "document.activeElement.closest('tr')?.firstChild.textContent ?? document.activeElement.id")
 	}
@@ -236,11 +236,11 @@ func TestKeys(t *testing.T) {
 		{[]string{"j"}, "kube-state-metrics/v2"}, {[]string{"j"}, "kubelet/v1.37.2"}, {[]string{kb.ArrowDown}, "kubectl/v1.37.1"}, {[]string{"k"}, "kubelet/v1.37.2"},
 		{[]string{kb.ArrowUp, "k", "k"}, "kube-state-metrics/v2"}, {[]string{"3"}, "pods"}, {[]string{"j"}, "configmaps"}, {[]string{"1"}, "pods"}, {[]string{"2"}, "kube-state-metrics/v2"},
 	} {
-		if press(step.keys...); focused() != step.want {
+		if p.do(press(step.keys...)); focused() != step.want {
 			t.Errorf("after %q the focus is on %q, want %q", step.keys, focused(), step.want)
 		}
 	}
-	press("j")
+	p.do(press("j"))
 	p.reports(2)
 	if focused() != "kubelet/v1.37.2" {
 		t.Errorf("new reports take the focus to %q", focused())
@@ -248,7 +248,7 @@ func TestKeys(t *testing.T) {
 	for _, step := range []struct{ key, want, first string }{
 		{"s", "Sent/s descending", ""}, {"s", "Seats descending", "kube-state-metrics/v2"}, {"r", "Seats ascending", "kubectl/v1.37.1"}, {"s", "User agent ascending", "kube-state-metrics/v2"},
 	} {
-		press(step.key)
+		p.do(press(step.key))
 		if got := sorted("t-clients"); got != step.want {
 			t.Errorf("after %q it is sorted by %q, want %q", step.key, got, step.want)
 		}
@@ -256,40 +256,40 @@ func TestKeys(t *testing.T) {
 			t.Errorf("by %s: %q", step.want, got)
 		}
 	}
-	press("/")
+	p.do(press("/"))
 	if focused() != "filter" {
 		t.Errorf("/ takes the focus to %q", focused())
 	}
-	press("pods")
+	p.do(press("pods"))
 	if got := eval[string](p, "document.getElementById('filter').value"); got != "pods" {
 		t.Errorf("the filter is %q: keys go elsewhere", got)
 	}
 	if n := len(p.rows("t-resources")); n != 1 {
 		t.Errorf("%d resources", n)
 	}
-	press(kb.Escape)
+	p.do(press(kb.Escape))
 	if n := len(p.rows("t-resources")); n != 4 {
 		t.Errorf("%d resources without a filter", n)
 	}
-	press("3", "a")
+	p.do(press("3", "a"))
 	if n := len(p.rows("t-resources")); n != 5 {
 		t.Errorf("a shows %d resources", n)
 	}
-	press("?")
+	p.do(press("?"))
 	if !eval[bool](p, "document.getElementById('help').open") {
 		t.Error("? opens nothing")
 	}
-	press("s")
+	p.do(press("s"))
 	if got := sorted("t-resources"); got != "Bytes descending" {
 		t.Errorf("a key goes through the help: %s", got)
 	}
-	press(kb.Escape)
+	p.do(press(kb.Escape))
 	p.eventually("!document.getElementById('help').open")
-	press("p")
+	p.do(press("p"))
 	if got := eval[string](p, "document.getElementById('state').dataset.state"); got != "paused" {
 		t.Errorf("p: %s", got)
 	}
-	press("p")
+	p.do(press("p"))
 	p.reports(1)
 	p.do(chromedp.Click("#t-resources thead th:nth-child(2) button"))
 	if got := sorted("t-resources"); got != "Objects descending" {
@@ -350,12 +350,12 @@ func TestLooks(t *testing.T) {
 		t.Errorf("dark and light are both %s", dark)
 	}
 	for _, want := range []string{"dark", "light", "dark"} { // dark, light, and as the system has it
-		p.do(chromedp.KeyEvent("t"))
+		p.do(press("t"))
 		if got := eval[string](p, "document.documentElement.dataset.theme"); got != want {
 			t.Errorf("t makes it %s, want %s", got, want)
 		}
 	}
-	p.do(chromedp.KeyEvent("t"), p.scheme("light"), chromedp.KeyEvent("t"), chromedp.Reload())
+	p.do(press("t"), p.scheme("light"), press("t"), chromedp.Reload())
 	p.reports(1)
 	if got := eval[string](p, "document.documentElement.dataset.theme"); got != "light" {
 		t.Errorf("what was chosen is forgotten: %s", got)

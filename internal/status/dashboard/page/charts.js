@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import uPlot from "./uplot/uPlot.esm.js";
-import { clock, clockMinutes, count, exact, rate, size } from "./format.js";
+import { clock, clockMinutes, exact, printable, size } from "./format.js";
 import { otherHeap, runtime } from "./history.js";
 import { element } from "./table.js";
 
@@ -40,7 +40,7 @@ class Chart {
     const axis = { stroke: () => colour("--muted"), font: this.font(), ticks: { show: false } };
     return {
       ...this.room(),
-      padding: [8, 8, 0, 0],
+      padding: [8, Math.round(2 * rem), 0, 0], // the last time has its middle at the end of the line
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { show: false }, sync: { key: sync.key } },
       scales: { x: { range: () => this.window }, y: { range: (_, __, max) => [0, y.top(max)] } },
@@ -107,12 +107,12 @@ const steps = Array.from({ length: 15 }, (_, e) => [1, 2, 5].map((f) => f * 10 *
 
 // LineChart shows one number.
 export class LineChart extends Chart {
-  constructor(figure, { label, property, of, text, axis }) {
+  constructor(figure, { label, property, of, text, axis, least }) {
     super(figure, label);
     Object.assign(this, { of, text });
     this.now = figure.querySelector(".now");
     const series = { stroke: () => colour(property), fill: () => colour(`${property}-fill`), width: 1.5, points: { show: false } };
-    const y = { top: (max) => Math.max(1, (max ?? 0) * 1.08), text: axis, steps };
+    const y = { top: (max) => Math.max(least, (max ?? 0) * 1.08), text: axis, steps };
     this.uplot = new uPlot(this.options([series], y), [[], []], this.plot);
   }
 
@@ -168,7 +168,7 @@ export class MemoryChart extends Chart {
       swatch.style.setProperty("--colour", `var(${property(name, i)})`);
       const row = element("li");
       const value = element("span", "number");
-      row.append(swatch, element("span", "name", name), value);
+      row.append(swatch, element("span", "name", printable(name)), value);
       return { row, value };
     });
     const row = element("li", "limit");
@@ -221,7 +221,7 @@ export class MemoryChart extends Chart {
   words() {
     const idx = this.last();
     if (idx < 0) return "nothing yet";
-    return this.names.map((name, i) => `${name} ${size(this.values[i][idx])}`).join(", ");
+    return this.names.map((name, i) => `${printable(name)} ${size(this.values[i][idx])}`).join(", ");
   }
 }
 
@@ -232,5 +232,3 @@ export function windowOf(history, minutes) {
   const from = samples.length ? samples[0].t : to;
   return [to - Math.min(minutes * 60, Math.max(shortest, to - from)), to];
 }
-
-export const texts = { count, rate };

@@ -185,9 +185,9 @@ function makeCharts() {
   charts = [
     new MemoryChart($("c-memory")),
     new LineChart($("c-sent"), {
-      label: "Bytes sent per second", property: "--c-sent", of: (s) => s.rate, text: rate, axis: (v) => (v === 0 ? "0" : rate(v)),
+      label: "Bytes sent per second", property: "--c-sent", of: (s) => s.rate, text: rate, axis: (v) => (v === 0 ? "0" : rate(v)), least: 1000,
     }),
-    new LineChart($("c-watches"), { label: "Watches open", property: "--c-watches", of: (s) => s.watching, text: count, axis: count }),
+    new LineChart($("c-watches"), { label: "Watches open", property: "--c-watches", of: (s) => s.watching, text: count, axis: count, least: 1 }),
   ];
 }
 
