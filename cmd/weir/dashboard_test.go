@@ -19,15 +19,15 @@ import (
 	"github.com/weir-project/weir/internal/status"
 )
 
-// dashboard is a `weir dashboard` of a stand-alone server.
-type dashboard struct {
+// dashboardChild is a `weir dashboard` of a stand-alone server.
+type dashboardChild struct {
 	t *testing.T
 	// address is that of the page.
 	address string
 	end     func() error
 }
 
-func dashboardOf(t *testing.T, dir string, args ...string) *dashboard {
+func dashboardOf(t *testing.T, dir string, args ...string) *dashboardChild {
 	t.Helper()
 	cmd := command(t, "weir", append([]string{"dashboard", "--kubeconfig=" + filepath.Join(dir, "admin.kubeconfig")}, args...)...)
 	var errs logBuffer
@@ -50,14 +50,14 @@ func dashboardOf(t *testing.T, dir string, args ...string) *dashboard {
 	if err != nil || i < 0 {
 		t.Fatalf("weir dashboard says %q: %v\n%s", line, err, errs.String())
 	}
-	return &dashboard{t: t, address: words[i], end: func() error {
+	return &dashboardChild{t: t, address: words[i], end: func() error {
 		_ = cmd.Process.Signal(syscall.SIGINT)
 		return cmd.Wait()
 	}}
 }
 
 // get returns what a file of the page, or the status, is answered with.
-func (d *dashboard) get(name string) (code int, body string) {
+func (d *dashboardChild) get(name string) (code int, body string) {
 	d.t.Helper()
 	resp, err := http.Get(d.address + name)
 	if err != nil {
@@ -72,7 +72,7 @@ func (d *dashboard) get(name string) (code int, body string) {
 }
 
 // sameStatus: what the page is told is what `weir status` tells. agent is a client that asks for nothing meanwhile.
-func (d *dashboard) sameStatus(dir, agent string) {
+func (d *dashboardChild) sameStatus(dir, agent string) {
 	d.t.Helper()
 	if code, body := d.get(""); code != http.StatusOK || !strings.Contains(body, "<title>weir: https://127.0.0.1:") {
 		d.t.Errorf("the page: %d: %s", code, body)
@@ -111,7 +111,7 @@ func (d *dashboard) sameStatus(dir, agent string) {
 }
 
 // refused: the page of a user without the right is told so, in the server's words.
-func (d *dashboard) refused() {
+func (d *dashboardChild) refused() {
 	d.t.Helper()
 	if code, body := d.get("weir/status"); code != http.StatusForbidden || !strings.Contains(body, `User \"nobody\" cannot get path \"/weir/status\"`) {
 		d.t.Errorf("nobody is answered %d: %s", code, body)
@@ -119,7 +119,7 @@ func (d *dashboard) refused() {
 }
 
 // gone: the server is, and the dashboard goes on until it is ended.
-func (d *dashboard) gone() {
+func (d *dashboardChild) gone() {
 	d.t.Helper()
 	if code, body := d.get("weir/status"); code != http.StatusBadGateway || !strings.Contains(body, "cannot reach https://127.0.0.1:") {
 		d.t.Errorf("of a server that is gone: %d: %s", code, body)

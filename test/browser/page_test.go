@@ -317,6 +317,9 @@ const contrast = `((a, b) => {
 // TestLooks: dark and light, a phone and a wall.
 func TestLooks(t *testing.T) {
 	s := &server{report: report()}
+	s.report["clients"] = append([]object{client("kube-controller-manager/v1.37.2 (linux/amd64) kubernetes/3f2a1bc/system:serviceaccount:kube-system:generic-garbage-collector",
+		"system:serviceaccount:kube-system:generic-garbage-collector", 1_234_567, 1_234_567, 123_456, 123_456, 12_345, 123_456_789, 123_456, 1_234_567_890_123, 1_234_567)},
+		s.report["clients"].([]object)...)
 	p := open(t, s, 1280, 900)
 	p.reports(1)
 	background := func() string { return eval[string](p, "getComputedStyle(document.body).backgroundColor") }
@@ -342,6 +345,9 @@ func TestLooks(t *testing.T) {
 			}
 			if wide := eval[float64](p, "Math.max(...[...document.querySelectorAll('.chart, .table, .figure, header, #controls > *, figcaption > *')].map((e) => e.getBoundingClientRect().right))"); wide > float64(width) {
 				t.Errorf("on a screen %d px wide something ends at %.0f", width, wide)
+			}
+			if hidden := eval[[]string](p, "[...document.querySelectorAll('.scroller')].filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.parentElement.id)"); width > 400 && len(hidden) > 0 {
+				t.Errorf("on a screen %d px wide not all columns are seen of %q", width, hidden)
 			}
 			p.picture(fmt.Sprintf("%d-%s", width, scheme))
 		}

@@ -45,7 +45,10 @@ class Chart {
       cursor: { y: false, drag: { x: false, y: false }, points: { show: false }, sync: { key: sync.key } },
       scales: { x: { range: () => this.window }, y: { range: (_, __, max) => [0, y.top(max)] } },
       axes: [
-        { ...axis, space: 5.4 * rem, size: 1.7 * rem, gap: 4, values: (_, splits, __, ___, step) => splits.map((s) => (step < 60 ? clock : clockMinutes)(s * 1000)), grid: { show: false } },
+        {
+          ...axis, incrs: (_, __, from, to) => times.filter((t) => t >= 60 || !coarse(from, to)), space: (_, __, from, to) => (coarse(from, to) ? 3.6 : 5.4) * rem, size: 1.7 * rem, gap: 4,
+          values: (_, splits, __, ___, step) => splits.map((s) => (step < 60 ? clock : clockMinutes)(s * 1000)), grid: { show: false },
+        },
         { ...axis, space: 2.4 * rem, gap: 6, size: (_, values) => this.width(values), values: (_, splits) => splits.map(y.text), incrs: y.steps, grid: { stroke: () => colour("--grid"), width: 1 } },
       ],
       series: [{}, ...series],
@@ -101,6 +104,10 @@ class Chart {
     this.uplot?.redraw(false);
   }
 }
+
+// Steps of an axis of time, in seconds; of 60 and more the seconds are not written.
+const times = [1, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600];
+const coarse = (from, to) => to - from > 200;
 
 // Steps of an axis of bytes and of one of things, each of which is a whole.
 const steps = Array.from({ length: 15 }, (_, e) => [1, 2, 5].map((f) => f * 10 ** e)).flat();
