@@ -6,6 +6,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"path/filepath"
@@ -126,5 +127,14 @@ func (d *dashboardChild) gone() {
 	}
 	if err := d.end(); err != nil {
 		d.t.Errorf("weir dashboard ends with %v", err)
+	}
+}
+
+// TestErrorLine: an error is one line, and what a server has said in it does nothing to the terminal.
+func TestErrorLine(t *testing.T) {
+	t.Parallel()
+	got := errorLine(newStatusCommand(), errors.New("forbidden: \x1b[2J\x1b]0;title\x07 a\nb\r\u202e\x9b31m"))
+	if want := "status: forbidden: \ufffd[2J\ufffd]0;title\ufffd a b \ufffd\ufffd31m"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

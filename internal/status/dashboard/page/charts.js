@@ -24,7 +24,11 @@ function property(name, i) {
   return others.get(name) ?? `--c-${known.includes(name) ? name : known[i % known.length]}`;
 }
 
-// Chart is one of uPlot's in a figure.
+function rootSize() {
+  return parseFloat(getComputedStyle(document.documentElement).fontSize);
+}
+
+// Chart is one of uPlot's in a figure. make makes this.uplot.
 class Chart {
   constructor(figure, label) {
     this.figure = figure;
@@ -36,7 +40,7 @@ class Chart {
   }
 
   options(series, y) {
-    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const rem = this.rem = rootSize();
     const axis = { stroke: () => colour("--muted"), font: this.font(), ticks: { show: false } };
     return {
       ...this.room(),
@@ -57,22 +61,27 @@ class Chart {
   }
 
   font() {
-    const size = parseFloat(getComputedStyle(document.documentElement).fontSize);
-    return `${Math.round(size * 0.86)}px ${getComputedStyle(document.body).fontFamily}`;
+    return `${Math.round(this.rem * 0.86)}px ${getComputedStyle(document.body).fontFamily}`;
   }
 
   // width is what the numbers beside the axis take.
   width(values) {
-    const size = parseFloat(getComputedStyle(document.documentElement).fontSize);
-    return Math.ceil((Math.max(4, ...(values ?? []).map((v) => v.length)) * 0.5 + 1.1) * size);
+    return Math.ceil((Math.max(4, ...(values ?? []).map((v) => v.length)) * 0.5 + 1.1) * this.rem);
   }
 
   room() {
     return { width: Math.max(120, this.plot.clientWidth), height: Math.max(80, this.plot.clientHeight) };
   }
 
+  // resize fits the chart into its place. Its letters do not change, so that it is made anew for others.
   resize() {
-    if (this.uplot) this.uplot.setSize(this.room());
+    if (!this.uplot) return;
+    if (this.rem === rootSize()) {
+      this.uplot.setSize(this.room());
+      return;
+    }
+    this.make();
+    if (this.data) this.set(this.data, this.window);
   }
 
   // set shows data, with x in seconds.
@@ -118,9 +127,14 @@ export class LineChart extends Chart {
     super(figure, label);
     Object.assign(this, { of, text });
     this.now = figure.querySelector(".now");
-    const series = { stroke: () => colour(property), fill: () => colour(`${property}-fill`), width: 1.5, points: { show: false } };
-    const y = { top: (max) => Math.max(least, (max ?? 0) * 1.08), text: axis, steps };
-    this.uplot = new uPlot(this.options([series], y), [[], []], this.plot);
+    this.series = { stroke: () => colour(property), fill: () => colour(`${property}-fill`), width: 1.5, points: { show: false } };
+    this.y = { top: (max) => Math.max(least, (max ?? 0) * 1.08), text: axis, steps };
+    this.make();
+  }
+
+  make() {
+    this.uplot?.destroy();
+    this.uplot = new uPlot(this.options([this.series], this.y), [[], []], this.plot);
   }
 
   update(history, window) {
@@ -147,7 +161,10 @@ export class MemoryChart extends Chart {
 
   update(history, window) {
     const names = history.names();
-    if (!this.uplot || names.join() !== this.names.join()) this.build(names);
+    if (!this.uplot || names.join() !== this.names.join()) {
+      this.names = names;
+      this.make();
+    }
     // The series are drawn one over the other, so the first is the sum of all, and the last of one part alone.
     const columns = names.map((name) => history.column((s) => s.parts[name] ?? 0));
     this.values = columns;
@@ -160,9 +177,9 @@ export class MemoryChart extends Chart {
     this.set([history.samples.map((s) => s.t), ...sums.reverse(), limits], window);
   }
 
-  build(names) {
+  make() {
     this.uplot?.destroy();
-    this.names = names;
+    const { names } = this;
     const areas = names.map((name, i) => ({
       fill: () => colour(property(name, i)), stroke: () => colour("--surface"), width: 1, points: { show: false },
     }));

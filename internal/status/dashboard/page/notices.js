@@ -11,7 +11,9 @@ rules:
 - nonResourceURLs: ["/weir/status"]
   verbs: ["get"]
 ---
-# and: kubectl create clusterrolebinding weir-status --clusterrole=weir-status --user=SOMEBODY`;
+# and then:
+# kubectl create clusterrolebinding weir-status \\
+#   --clusterrole=weir-status --user=SOMEBODY`;
 
 // noticeOf returns {title, text, advice, code}. what is {kind, code, reason, message}: kind is "ended" if this command does not answer,
 // "refused" for an answer that is none of a report, "unreadable" for one that cannot be read.
