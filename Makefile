@@ -111,3 +111,21 @@ LIMIT ?=
 # See test/limited/doc.go.
 limited:
 	WEIR_LIMITED=1 WEIR_LIMIT=$(LIMIT) $(GO) test ./test/limited -run '^(TestLoad|TestHerd|TestListsHoldWhatIsEstimated)$$' -count 1 -timeout 0 -v
+
+UPLOT ?= 1.6.32
+
+.PHONY: uplot
+# Gets the charts of weir dashboard, that version of the npm package uplot, and writes their checksums. npm compares what it gets with the
+# registry's checksum; git diff shows whether it is what was there. Takes npm.
+uplot:
+	dir=$$(mktemp -d) && to=internal/status/dashboard/page/uplot && \
+	(cd $$dir && npm pack --silent uplot@$(UPLOT) && tar xzf uplot-$(UPLOT).tgz) && \
+	cp $$dir/package/LICENSE $$dir/package/dist/uPlot.esm.js $$dir/package/dist/uPlot.min.css $$to && rm -r $$dir && \
+	(cd $$to && sha256sum LICENSE uPlot.esm.js uPlot.min.css >SHA256SUMS)
+
+SHOTS ?=
+
+.PHONY: browser
+# Puts the page of weir dashboard before Chromium, and leaves pictures of it in SHOTS, if that is given. See test/browser/doc.go.
+browser:
+	cd test/browser && WEIR_SHOTS=$(abspath $(SHOTS)) $(GO) test -count 1 -v .
