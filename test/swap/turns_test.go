@@ -97,6 +97,7 @@ func TestTurns(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts several servers")
 	}
+	t.Parallel()
 	turns := setting(t, turnsEnv, 2, strconv.Atoi)
 	seed := setting(t, seedEnv, rand.Uint64(), func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) })
 	t.Logf("%s=%d", seedEnv, seed)

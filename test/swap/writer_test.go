@@ -43,13 +43,14 @@ type load struct {
 
 // writer has objects of its own. Its fields are its own while it writes.
 type writer struct {
-	id     int
-	load   *load
-	rand   *rand.Rand
-	client dynamic.Interface
-	slots  []*slot
-	ledger map[*kind]acked.Ledger
-	count  int
+	id   int
+	load *load
+	rand *rand.Rand
+	// clients lead to all servers that serve; each write goes to one of them.
+	clients []dynamic.Interface
+	slots   []*slot
+	ledger  map[*kind]acked.Ledger
+	count   int
 	// told are the acknowledged writes that made or changed an object.
 	told    []told
 	unknown int   // writes that were not answered
@@ -73,16 +74,19 @@ type slot struct {
 	last *unstructured.Unstructured
 }
 
-// newLoad makes writers; the configuration of each is made by config.
-func newLoad(t *testing.T, seed uint64, turn *atomic.Int64, config func(agent string) *rest.Config) *load {
+// newLoad makes writers; the configuration of each for each server is made by configs.
+func newLoad(t *testing.T, seed uint64, turn *atomic.Int64, configs ...func(agent string) *rest.Config) *load {
 	t.Helper()
 	l := &load{turn: turn}
 	for i := range writers {
-		client, err := dynamic.NewForConfig(config(fmt.Sprintf("writer-%d", i)))
-		if err != nil {
-			t.Fatal(err)
+		w := &writer{id: i, load: l, rand: rand.New(rand.NewPCG(seed, uint64(i)+1)), ledger: map[*kind]acked.Ledger{}}
+		for _, config := range configs {
+			client, err := dynamic.NewForConfig(config(fmt.Sprintf("writer-%d", i)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.clients = append(w.clients, client)
 		}
-		w := &writer{id: i, load: l, rand: rand.New(rand.NewPCG(seed, uint64(i)+1)), client: client, ledger: map[*kind]acked.Ledger{}}
 		for _, k := range kinds {
 			w.ledger[k] = acked.Ledger{}
 			for s := range slots {
@@ -139,7 +143,7 @@ func (w *writer) answered(ctx context.Context) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if _, err := w.client.Resource(kinds[0].GroupVersionResource).Namespace(namespace).Get(ctx, "nobody", metav1.GetOptions{}); apierrors.IsNotFound(err) {
+		if _, err := w.clients[0].Resource(kinds[0].GroupVersionResource).Namespace(namespace).Get(ctx, "nobody", metav1.GetOptions{}); apierrors.IsNotFound(err) {
 			return
 		}
 		select {
@@ -154,7 +158,7 @@ func (w *writer) answered(ctx context.Context) {
 func (w *writer) once(ctx context.Context) bool {
 	w.count++
 	s := w.slots[w.rand.IntN(len(w.slots))]
-	objects := w.client.Resource(s.kind.GroupVersionResource).Namespace(namespace)
+	objects := w.at(s.kind)
 	mark := fmt.Sprintf("%d-%d", w.id, w.count)
 	var made *unstructured.Unstructured
 	var err error
@@ -185,7 +189,7 @@ func (w *writer) once(ctx context.Context) bool {
 		if s.last = made; made != nil {
 			w.told = append(w.told, told{kind: s.kind, name: s.name, revision: made.GetResourceVersion(), turn: w.load.turn.Load()})
 		}
-		return true
+		return w.reads(ctx, s)
 	case errors.As(err, &status) && status.Status().Code < 500 && !apierrors.IsTooManyRequests(err):
 		// Nobody else writes it, and the last write of it was answered: there is nothing to refuse.
 		w.failure = fmt.Errorf("write %s of %s %s: %w", mark, s.kind.Resource, s.name, err)
@@ -197,6 +201,47 @@ func (w *writer) once(ctx context.Context) bool {
 		s.name, s.last = fmt.Sprintf("object-%d-%d-%d", w.id, w.rand.Int32(), s.next), nil
 		return false
 	}
+}
+
+// at is where objects of k are, at one of the servers.
+func (w *writer) at(k *kind) dynamic.ResourceInterface {
+	return w.clients[w.rand.IntN(len(w.clients))].Resource(k.GroupVersionResource).Namespace(namespace)
+}
+
+// reads looks, once in a while, what any of the servers says of what was acknowledged just now: alone, or in a consistent list. It
+// reports whether that was answered.
+func (w *writer) reads(ctx context.Context, s *slot) bool {
+	want := ""
+	if s.last != nil {
+		want = s.last.GetResourceVersion()
+	}
+	got := ""
+	switch w.rand.IntN(8) {
+	case 0:
+		one, err := w.at(s.kind).Get(ctx, s.name, metav1.GetOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return false
+		}
+		if err == nil {
+			got = one.GetResourceVersion()
+		}
+	case 1:
+		all, err := w.at(s.kind).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false
+		}
+		for _, one := range all.Items {
+			if one.GetName() == s.name {
+				got = one.GetResourceVersion()
+			}
+		}
+	default:
+		return true
+	}
+	if got != want {
+		w.failure = fmt.Errorf("%s %s was acknowledged at revision %q, and then read at revision %q (empty is absent)", s.kind.Resource, s.name, want, got)
+	}
+	return true
 }
 
 // check holds what is there against what can be, while nobody writes: marks are those of all objects of k.
