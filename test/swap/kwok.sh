@@ -113,7 +113,7 @@ for server in $servers; do
   step "its Pods are ready elsewhere" settled $((pods / 2))
   step 'deleted' gone
   if [[ $server == weir ]]; then
-    step 'weir status' "$bin/weir/kube-apiserver" status
+    step "weir status" "$bin/weir/weir" status
     cp "$work/step.log" "$work/status.txt"
   fi
   step 'the cluster is gone' kwokctl delete cluster --name "$name" --kubeconfig "$KUBECONFIG"

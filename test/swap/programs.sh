@@ -7,7 +7,7 @@
 #   test/swap/programs.sh DIRECTORY PROGRAM...
 #
 # A PROGRAM is weir, etcd, kubectl, kube-apiserver, kube-controller-manager or kube-scheduler. weir is put into
-# DIRECTORY/weir/kube-apiserver, since it is kube-apiserver by that name. What is there is not built again, but for weir.
+# DIRECTORY/weir as weir and as kube-apiserver, which it is by that name. What is there is not built again, but for weir.
 #
 # Needs Go and a Go module proxy: some of their modules are not weir's. go.mod stays as it is, a copy gets them. On 2 cores and
 # with an empty build cache that takes a quarter of an hour.
@@ -31,7 +31,8 @@ readonly stamp="-s -w -X $base.gitVersion=$version -X $base.gitMajor=1 -X $base.
 for program in "$@"; do
   case $program in
     weir)
-      go build -ldflags '-s -w' -o "$to/weir/kube-apiserver" ./cmd/weir
+      go build -ldflags "-s -w" -o "$to/weir/weir" ./cmd/weir
+      ln -sf weir "$to/weir/kube-apiserver"
       continue
       ;;
     etcd) package=go.etcd.io/etcd/server/v3 ;;
