@@ -97,11 +97,7 @@ func besideOlder(t *testing.T, seed uint64, version string) {
 	servers.Eventually(t, fmt.Sprintf("%d writes to be acknowledged", goal), func() bool { return l.acks.Load() >= goal })
 	l.pause(t)
 	w.agree(ctx, t, ours.store)
-	var err error
-	servers.Eventually(t, "every informer to have been told of every acknowledged write", func() bool {
-		err = w.told(l)
-		return err == nil || ctx.Err() != nil
-	})
+	w.toldAll(t, l)
 	for _, one := range w.list {
 		for _, b := range one.requests.begins(one.kind) {
 			t.Errorf("%s listed again: %s", one.name, b.why)

@@ -221,6 +221,21 @@ func (w *watching) reach(t *testing.T, revision int64) {
 	}
 }
 
+// toldAll waits until told returns nil: handlers are called a little after the store has it.
+func (w *watching) toldAll(t *testing.T, l *load) {
+	t.Helper()
+	var err error
+	defer func() {
+		if err != nil {
+			t.Log(err)
+		}
+	}()
+	servers.Eventually(t, "every informer to have been told of every acknowledged write", func() bool {
+		err = w.told(l)
+		return err == nil
+	})
+}
+
 // told holds that each informer was told of every write that was acknowledged, but for those beside which it listed anew, and that
 // no object went back in time.
 func (w *watching) told(l *load) error {

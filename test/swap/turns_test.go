@@ -145,10 +145,7 @@ func TestTurns(t *testing.T) {
 		s.load.pause(t)
 		s.compare(ctx)
 	}
-	servers.Eventually(t, "every informer to have been told of every acknowledged write", func() bool {
-		err = s.all.told(s.load)
-		return err == nil || ctx.Err() != nil
-	})
+	s.all.toldAll(t, s.load)
 	t.Logf("%d changes; %d writes acknowledged, %d not answered; %d informers", turns, s.load.acks.Load(), s.load.unknown(), len(s.all.list))
 	cancel()
 	s.all.running.Wait()
