@@ -278,7 +278,9 @@ type requests struct {
 
 // stream is one informer's requests.
 type stream struct {
+	// begins are those after the first that was answered.
 	begins []begin
+	began  bool // one was answered
 	// last is how the latest one ended, or that it goes on.
 	last string
 }
@@ -301,8 +303,8 @@ func (r *requests) again(k *kind) (turns []int64) {
 func (r *requests) begins(k *kind) []begin {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s := r.of[k.Resource]; s != nil && len(s.begins) > 1 {
-		return slices.Clone(s.begins[1:])
+	if s := r.of[k.Resource]; s != nil {
+		return slices.Clone(s.begins)
 	}
 	return nil
 }
@@ -337,11 +339,17 @@ func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 		s = &stream{}
 		r.of[resource] = s
 	}
-	if !watches || q.Get("sendInitialEvents") == "true" {
+	begins := !watches || q.Get("sendInitialEvents") == "true"
+	if begins && s.began {
 		s.begins = append(s.begins, begin{r.turn.Load(), s.last})
 	}
 	r.mu.Unlock()
 	resp, err := r.under.RoundTrip(req)
+	if begins && err == nil && resp.StatusCode == http.StatusOK {
+		r.mu.Lock()
+		s.began = true
+		r.mu.Unlock()
+	}
 	switch {
 	case err != nil:
 		r.note(resource, "no answer: "+err.Error())

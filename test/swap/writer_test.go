@@ -216,7 +216,7 @@ func (w *writer) reads(ctx context.Context, s *slot) bool {
 		want = s.last.GetResourceVersion()
 	}
 	got := ""
-	switch w.rand.IntN(8) {
+	switch w.rand.IntN(4) {
 	case 0:
 		one, err := w.at(s.kind).Get(ctx, s.name, metav1.GetOptions{})
 		if err != nil && !apierrors.IsNotFound(err) {
