@@ -7,16 +7,21 @@
 #   test/swap/programs.sh DIRECTORY PROGRAM...
 #
 # A PROGRAM is weir, etcd, kubectl, kube-apiserver, kube-controller-manager or kube-scheduler. weir is put into
-# DIRECTORY/weir as weir and as kube-apiserver, which it is by that name. What is there is not built again, but for weir.
+# DIRECTORY/weir as weir and as kube-apiserver, which it is by that name. What is there is not built again, but for weir; WEIR is the
+# path of one that has been built.
 #
 # Needs Go and a Go module proxy: some of their modules are not weir's. go.mod stays as it is, a copy gets them. On 2 cores and
 # with an empty build cache that takes a quarter of an hour.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+readonly root
 
-readonly to=$1
+mkdir -p "$1/weir"
+to=$(cd "$1" && pwd)
+readonly to
 shift
-mkdir -p "$to/weir"
+cd "$root"
+export GOWORK=off # -modfile needs it so
 readonly modfile=$to/go.mod
 cp go.mod "$modfile"
 cp go.sum "$to/go.sum"
@@ -31,7 +36,12 @@ readonly stamp="-s -w -X $base.gitVersion=$version -X $base.gitMajor=1 -X $base.
 for program in "$@"; do
   case $program in
     weir)
-      go build -ldflags "-s -w" -o "$to/weir/weir" ./cmd/weir
+      if [[ -n ${WEIR:-} ]]; then
+        cp "$WEIR" "$to/weir/weir.new"
+        mv "$to/weir/weir.new" "$to/weir/weir"
+      else
+        go build -ldflags '-s -w' -o "$to/weir/weir" ./cmd/weir
+      fi
       ln -sf weir "$to/weir/kube-apiserver"
       continue
       ;;
