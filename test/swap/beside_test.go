@@ -90,9 +90,10 @@ func besideOlder(t *testing.T, seed uint64, version string) {
 
 	l := newLoad(t, seed, &atomic.Int64{}, configOf(t, ours.older), configOf(t, ours.newer))
 	var w watching
-	l.resume(ctx)
 	w.watch(ctx, t, " at the older one", l.turn, configOf(t, ours.older))
 	w.watch(ctx, t, " at weir", l.turn, configOf(t, ours.newer))
+	w.synced(t)
+	l.resume(ctx)
 	goal := int64(3 * enough)
 	servers.Eventually(t, fmt.Sprintf("%d writes to be acknowledged", goal), func() bool { return l.acks.Load() >= goal })
 	l.pause(t)

@@ -60,10 +60,11 @@ for server in $servers; do
     begun=$SECONDS
     result=ok
     (cd "$package" && "$work/suites/$name.test" -test.v -test.timeout 30m) >"$log" 2>&1 || result=FAILED
-    # Ginkgo's own count, where the package is a suite of it.
-    counted=$(sed 's/\x1b\[[0-9;]*m//g' "$log" | sed -n 's/^.*-- \([0-9]* Passed | .*\)$/\1/p' | tail -1)
-    printf '%-16s %-38s %s, %d s: %s\n' "$server" "$package" "$result" $((SECONDS - begun)) "${counted:-$(grep -c '^ *--- PASS' "$log") tests passed}"
-    printf '%s %s\n' "$result" "$counted" >"$work/results/$server/$name.result"
+    # Go's count, and Ginkgo's own, where the package has specs.
+    counted="$(grep -c '^ *--- PASS' "$log" || true) tests passed, $(grep -c '^ *--- FAIL' "$log" || true) failed"
+    specs=$(sed 's/\x1b\[[0-9;]*m//g' "$log" | sed -n 's/^.*-- \([0-9]* Passed | .*\)$/\1/p' | tail -1)
+    printf '%-16s %-38s %s, %d s: %s; specs: %s\n' "$server" "$package" "$result" $((SECONDS - begun)) "$counted" "${specs:-none}"
+    printf '%s, %s; specs: %s\n' "$result" "$counted" "${specs:-none}" >"$work/results/$server/$name.result"
   done
 done
 

@@ -185,6 +185,14 @@ func (w *watcher) holds() map[string]string {
 	return have
 }
 
+// synced waits until all have had their first list: from then on they have to be told of everything.
+func (w *watching) synced(t *testing.T) {
+	t.Helper()
+	for _, one := range w.list {
+		servers.Eventually(t, one.name+" to have synced", one.informer.HasSynced)
+	}
+}
+
 // agree waits until all informers hold what etcd has. Nobody writes.
 func (w *watching) agree(ctx context.Context, t *testing.T, client *clientv3.Client) {
 	t.Helper()

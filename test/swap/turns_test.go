@@ -128,8 +128,9 @@ func TestTurns(t *testing.T) {
 	s.keep(ctx, client)
 
 	s.load = newLoad(t, seed, &s.turn, s.front.config(t))
-	s.load.resume(ctx)
 	s.all.watch(ctx, t, "", &s.turn, s.front.config(t))
+	s.all.synced(t)
+	s.load.resume(ctx)
 	s.written()
 	s.load.pause(t)
 	s.compare(ctx)
