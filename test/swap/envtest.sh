@@ -9,7 +9,10 @@
 #   SERVERS=weir PACKAGES='pkg/cache pkg/envtest' test/swap/envtest.sh
 #
 # Needs Go, a Go module proxy, 2 GB of memory and as much in the directory WORK, which is made and taken away if it is not given, and
-# otherwise kept, with the programs and the suites in it. No root, no container. 10 minutes on 2 cores after the builds.
+# otherwise kept, with the programs and the suites in it. No root, no container.
+#
+# Half of pkg/client/apiutil's tests download an old kube-apiserver by themselves, from GitHub. Where that cannot be, they fail with
+# either server.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly here
