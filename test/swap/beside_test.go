@@ -187,8 +187,8 @@ func (p *pair) sameAnswers(ctx context.Context, t *testing.T) {
 	older, newer := resources(t, p.older), resources(t, p.newer)
 	compared, differ := 0, ""
 	defer func() {
-		if t.Failed() {
-			t.Log(differ)
+		if differ != "" {
+			t.Logf("%.3000s", differ)
 		}
 	}()
 	for _, path := range older {
@@ -199,8 +199,12 @@ func (p *pair) sameAnswers(ctx context.Context, t *testing.T) {
 		servers.Eventually(t, path+" to be the same at both servers", func() bool {
 			one, err1 := items(ctx, p.older, path)
 			other, err2 := items(ctx, p.newer, path)
+			if err1 == nil && err2 == nil && reflect.DeepEqual(one, other) {
+				differ = ""
+				return true
+			}
 			differ = fmt.Sprintf("%s: %v (%v) at the older one, %v (%v) at weir", path, one, err1, other, err2)
-			return err1 == nil && err2 == nil && reflect.DeepEqual(one, other)
+			return false
 		})
 	}
 	t.Logf("%d resources are the same at both; the older one has %d, the newer one %d", compared, len(older), len(newer))
@@ -257,7 +261,7 @@ func sameDiscovery(ctx context.Context, t *testing.T, reference, ours *pair) {
 	const discovered = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 	differ := ""
 	defer func() {
-		if t.Failed() {
+		if differ != "" {
 			t.Log(differ)
 		}
 	}()
