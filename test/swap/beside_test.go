@@ -335,7 +335,7 @@ func addresses(ctx context.Context, s *rig.Server) []string {
 	return list
 }
 
-// renewals is so many times that the servers' own leases are renewed while it is watched what they write; each does every 10 s.
+// renewals is how often the older server renews its lease while it is watched what the two write: every 10 s.
 const renewals = 2
 
 // quiet holds that two servers that nobody writes to leave alone what upstream's pair leaves alone: nothing is written by the one
@@ -343,7 +343,7 @@ const renewals = 2
 func quiet(ctx context.Context, t *testing.T, reference, ours *pair) {
 	t.Helper()
 	wrote := [2]map[string]int{}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithTimeout(ctx, servers.Patience)
 	defer cancel()
 	watches := [2]clientv3.WatchChan{reference.store.Watch(ctx, "/", clientv3.WithPrefix()), ours.store.Watch(ctx, "/", clientv3.WithPrefix())}
 	for i, events := range watches {
@@ -352,11 +352,11 @@ func quiet(ctx context.Context, t *testing.T, reference, ours *pair) {
 		for renewed < renewals {
 			answer, open := <-events
 			if err := answer.Err(); err != nil || !open {
-				t.Fatalf("watch etcd: %v", err)
+				t.Fatalf("watch etcd until the older server has renewed its lease %d times: %v, %v", renewals, err, ctx.Err())
 			}
 			for _, e := range answer.Events {
 				wrote[i][string(e.Kv.Key)]++
-				if strings.HasPrefix(string(e.Kv.Key), "/registry/masterleases/"+newerAddress) {
+				if strings.HasPrefix(string(e.Kv.Key), "/registry/masterleases/"+olderAddress) {
 					renewed++
 				}
 			}
