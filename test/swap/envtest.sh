@@ -8,7 +8,7 @@
 #   test/swap/envtest.sh                                  or: make swap-envtest
 #   SERVERS=weir PACKAGES='pkg/cache pkg/envtest' test/swap/envtest.sh
 #
-# Needs Go, a Go module proxy, 2 GB of memory and as much in the directory WORK, which is made and taken away if it is not given, and
+# Needs Go, setsid and pkill, a Go module proxy, 2 GB of memory and as much in the directory WORK, which is made and taken away if it is not given, and
 # otherwise kept, with the programs and the suites in it. No root, no container.
 #
 # Half of pkg/client/apiutil's tests download an old kube-apiserver by themselves, from GitHub. Where that cannot be, they fail with
@@ -52,6 +52,9 @@ done
 # envtest gives a server 20 s to answer; SLOW is for machines that take longer.
 export KUBEBUILDER_CONTROLPLANE_START_TIMEOUT=${SLOW:-60s} KUBEBUILDER_CONTROLPLANE_STOP_TIMEOUT=${SLOW:-60s}
 export KUBEBUILDER_ASSETS=$bin TEST_ASSET_ETCD=$bin/etcd TEST_ASSET_KUBECTL=$bin/kubectl
+# A suite has a session of its own, which is noted in a file.
+# shellcheck disable=SC2016 # it is expanded where it runs
+readonly run='echo $$ >"$0" && exec "$1" -test.v -test.timeout 30m'
 for server in $servers; do
   TEST_ASSET_KUBE_APISERVER=$bin/$server
   [[ $server == weir ]] && TEST_ASSET_KUBE_APISERVER=$bin/weir/kube-apiserver
@@ -62,7 +65,9 @@ for server in $servers; do
     log=$work/results/$server/$name.log
     begun=$SECONDS
     result=ok
-    (cd "$package" && "$work/suites/$name.test" -test.v -test.timeout 30m) >"$log" 2>&1 || result=FAILED
+    (cd "$package" && exec setsid --wait bash -c "$run" "$work/suite.sid" "$work/suites/$name.test") >"$log" 2>&1 || result=FAILED
+    # Some suites leave servers running: what is of the suite's session ends with it.
+    pkill -s "$(<"$work/suite.sid")" || true
     # Go's count, and Ginkgo's own, where the package has specs.
     counted="$(grep -c '^ *--- PASS' "$log" || true) tests passed, $(grep -c '^ *--- FAIL' "$log" || true) failed"
     specs=$(sed 's/\x1b\[[0-9;]*m//g' "$log" | sed -n 's/^.*-- \([0-9]* Passed | .*\)$/\1/p' | tail -1)
