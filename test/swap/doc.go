@@ -14,7 +14,8 @@
 //   - one after the other, as a static Pod is replaced: nobody answers in between. Informers may have to list again, but only where
 //     a connection broke, or the new server says that it does not know what was before it (410).
 //   - beside each other, as where there are several API servers: the address leads to the new one when it is ready, and then the
-//     old one is asked to end. No informer has a reason to list again, and none may.
+//     old one is asked to end. No informer has a reason to list again, and none may, but for what upstream may do when it is the old one:
+//     to begin a watch that comes back while it ends watches, and to end it with nothing in it.
 //
 // What was not listed again has to have been told event by event: every acknowledged write is looked for in every informer.
 //
