@@ -219,8 +219,11 @@ func (r *Run) noSpace(ctx context.Context, f fault) (err error) {
 	}
 	s := r.servers[f.server]
 	err = bites(ctx, "etcd and the servers take no writes, and are read", func(ctx context.Context) error {
-		if _, err := r.etcd.Put(ctx, probeKey, ""); !errors.Is(err, rpctypes.ErrNoSpace) {
-			return errors.Join(errors.New("etcd takes a write"), err)
+		switch _, err := r.etcd.Put(ctx, probeKey, ""); {
+		case err == nil:
+			return errors.New("etcd takes a write")
+		case !errors.Is(err, rpctypes.ErrNoSpace):
+			return fmt.Errorf("a write to etcd: %w", err)
 		}
 		secret := map[string]any{"metadata": map[string]any{"generateName": "robustness-"}}
 		if err := wants(http.StatusInternalServerError, "write at "+s.name)(answer(ctx, s.rig, "POST", "/api/v1/namespaces/default/secrets", secret)); err != nil {
