@@ -129,3 +129,22 @@ SHOTS ?=
 # Puts the page of weir dashboard before Chromium, and leaves pictures of it in SHOTS, if that is given. See test/browser/doc.go.
 browser:
 	cd test/browser && WEIR_SHOTS=$(abspath $(SHOTS)) $(GO) test -count 1 -v .
+
+TURNS ?= 12
+EMULATED ?= 1.36,1.35,1.34,=1.36,=1.34
+
+.PHONY: swap
+# Has stock and weir take turns on one etcd, TURNS times, under writes and informers, and then serve it beside each other, with stock as
+# old as each of EMULATED ("=" before one: weir emulates it too). Without a SEED it draws one and says it. Two minutes on 2 cores for
+# each four turns and for each version. See test/swap/doc.go.
+swap:
+	WEIR_TURNS=$(TURNS) WEIR_EMULATED=$(EMULATED) WEIR_SEED=$(SEED) \
+		$(GO) test ./test/swap -run '^(TestTurns|TestBesideOlder|TestShutdown)$$' -count 1 -timeout 0 -v
+
+.PHONY: swap-envtest swap-kwok
+# Run what other projects test with: controller-runtime's suites on envtest, and a cluster of kwokctl's. Both need the module proxy; what
+# else they need, and what can be set, stands in the scripts.
+swap-envtest:
+	test/swap/envtest.sh
+swap-kwok:
+	test/swap/kwok.sh
