@@ -111,3 +111,40 @@ LIMIT ?=
 # See test/limited/doc.go.
 limited:
 	WEIR_LIMITED=1 WEIR_LIMIT=$(LIMIT) $(GO) test ./test/limited -run '^(TestLoad|TestHerd|TestListsHoldWhatIsEstimated)$$' -count 1 -timeout 0 -v
+
+UPLOT ?= 1.6.32
+
+.PHONY: uplot
+# Gets the charts of weir dashboard, that version of the npm package uplot, and writes their checksums. npm compares what it gets with the
+# registry's checksum; git diff shows whether it is what was there. Takes npm.
+uplot:
+	dir=$$(mktemp -d) && to=internal/status/dashboard/page/uplot && \
+	(cd $$dir && npm pack --silent uplot@$(UPLOT) && tar xzf uplot-$(UPLOT).tgz) && \
+	cp $$dir/package/LICENSE $$dir/package/dist/uPlot.esm.js $$dir/package/dist/uPlot.min.css $$to && rm -r $$dir && \
+	(cd $$to && sha256sum LICENSE uPlot.esm.js uPlot.min.css >SHA256SUMS)
+
+SHOTS ?=
+
+.PHONY: browser
+# Puts the page of weir dashboard before Chromium, and leaves pictures of it in SHOTS, if that is given. See test/browser/doc.go.
+browser:
+	cd test/browser && WEIR_SHOTS=$(abspath $(SHOTS)) $(GO) test -count 1 -v .
+
+TURNS ?= 12
+EMULATED ?= 1.36,1.35,1.34,=1.36,=1.34
+
+.PHONY: swap
+# Has stock and weir take turns on one etcd, TURNS times, under writes and informers, and then serve it beside each other, with stock as
+# old as each of EMULATED ("=" before one: weir emulates it too). Without a SEED it draws one and says it. Two minutes on 2 cores for
+# each four turns and for each version. See test/swap/doc.go.
+swap:
+	WEIR_TURNS=$(TURNS) WEIR_EMULATED=$(EMULATED) WEIR_SEED=$(SEED) \
+		$(GO) test ./test/swap -run '^(TestTurns|TestBesideOlder|TestShutdown)$$' -count 1 -timeout 0 -v
+
+.PHONY: swap-envtest swap-kwok
+# Run what other projects test with: controller-runtime's suites on envtest, and a cluster of kwokctl's. Both need the module proxy; what
+# else they need, and what can be set, stands in the scripts.
+swap-envtest:
+	test/swap/envtest.sh
+swap-kwok:
+	test/swap/kwok.sh

@@ -5,6 +5,7 @@
 //
 //	weir serve [flags]       the server; every flag of kube-apiserver
 //	weir status              what a running server holds, and who asks it for what
+//	weir dashboard           the same over time, as a page for a browser
 //	weir bench SCENARIO      measures servers, this one among them
 //	weir version             which weir and which Kubernetes this is
 //
@@ -18,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 	_ "time/tzdata" // time zones of CronJobs, as in upstream's binary
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"k8s.io/component-base/cli"
@@ -53,11 +55,18 @@ func newCommand(name string) *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	root.AddCommand(newServeCommand("serve", defaultDataDir), newBenchCommand(), newStatusCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand("serve", defaultDataDir), newBenchCommand(), newStatusCommand(), newDashboardCommand(), newVersionCommand())
 	return root
 }
 
-// errorLine is what a person gets to read: one line, whatever the error says.
+// errorLine is what a person gets to read: one line, whatever the error says. Some of it a server has said, so what is not to be
+// read, such as a terminal's control sequences, is left out.
 func errorLine(cmd *cobra.Command, err error) string {
-	return cmd.Name() + ": " + strings.Join(strings.Fields(err.Error()), " ")
+	words := strings.Join(strings.Fields(err.Error()), " ")
+	return cmd.Name() + ": " + strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, words)
 }

@@ -38,6 +38,9 @@ const stock = "stock"
 const patience = 2 * time.Minute
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asKubectl) != "" {
+		os.Exit(runKubectl())
+	}
 	if os.Getenv(asMain) != "" {
 		if os.Args[0] == stock {
 			os.Exit(cli.Run(app.NewAPIServerCommand()))

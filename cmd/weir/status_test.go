@@ -171,6 +171,10 @@ func TestStatus(t *testing.T) {
 	}
 	statusOfOthers(t, c, dir)
 	documented(t, metrics)
+	page := dashboardOf(t, dir)
+	page.sameStatus(dir, config.UserAgent)
+	nobodys := dashboardOf(t, dir, "--as=nobody")
+	nobodys.refused()
 
 	if code := c.stop(syscall.SIGINT); code != 0 {
 		t.Errorf("exit status %d", code)
@@ -178,6 +182,8 @@ func TestStatus(t *testing.T) {
 	if _, errs, err := statusOf(t, dir); err == nil || !strings.Contains(errs, "cannot reach") || strings.Count(errs, "\n") != 1 {
 		t.Errorf("of a server that is gone: %v, %s", err, errs)
 	}
+	page.gone()
+	nobodys.gone()
 }
 
 // statusOfOthers: who has no right gets none; the ClusterRole of the docs gives it.

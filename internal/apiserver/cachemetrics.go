@@ -5,6 +5,7 @@ package apiserver
 
 import (
 	"sync/atomic"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/component-base/metrics"
@@ -44,7 +45,10 @@ var (
 			func(s watchcache.Status) float64 { return float64(s.Parked) }},
 		{desc("cache_history_events", "Events of the past that the watch cache of a resource keeps for watches that go on or come back.", "group", "resource"),
 			func(s watchcache.Status) float64 { return float64(s.Events) }},
+		{desc("cache_history_seconds", "Age of the oldest event of the past that the watch cache of a resource keeps, 0 if it keeps none.", "group", "resource"),
+			func(s watchcache.Status) float64 { return age(time.Now(), s.Oldest) }},
 	}
+	historyCut   = desc("cache_history_cut_total", "Events of the past that the watch cache of a resource has let go of before their time, because they were too many or took too many bytes. It begins anew when the cache is read anew.", "group", "resource")
 	listsTotal   = desc("lists_total", "Lists that have been answered, by how: streamed (from encoded objects) or decoded (decoded and encoded for this one list).", "way")
 	watchesTotal = desc("watches_total", "Watches that have been begun, by kind: watchlist (with sendInitialEvents) or watch (all others).", "kind")
 	sentTotal    = desc("sent_bytes_total", "Bytes sent in answer to lists and watches, as they went out.")
@@ -56,6 +60,7 @@ func (c *cacheMetrics) DescribeWithStability(ch chan<- *metrics.Desc) {
 	for _, m := range cacheOf {
 		ch <- m.desc
 	}
+	ch <- historyCut
 	ch <- listsTotal
 	ch <- watchesTotal
 	ch <- sentTotal
@@ -78,6 +83,7 @@ func (c *cacheMetrics) CollectWithStability(ch chan<- metrics.Metric) {
 		for _, m := range cacheOf {
 			ch <- metrics.NewLazyConstMetric(m.desc, metrics.GaugeValue, m.value(s), labels...)
 		}
+		ch <- metrics.NewLazyConstMetric(historyCut, metrics.CounterValue, float64(s.Cut), labels...)
 	}
 	var sum usage.Account
 	for _, a := range p.usage.Snapshot() {
@@ -107,6 +113,11 @@ func byResource(all []watchcache.Status) map[schema.GroupResource]watchcache.Sta
 		sum.Watches += s.Watches
 		sum.Parked += s.Parked
 		sum.Events += s.Events
+		sum.Cut += s.Cut
+		// Of the versions' histories the shortest says what a client of this resource can rely on.
+		if s.Oldest.After(sum.Oldest) {
+			sum.Oldest = s.Oldest
+		}
 		sums[s.Resource] = sum
 	}
 	return sums

@@ -64,7 +64,7 @@ func (o *Options) Run(ctx context.Context, ready func(Ready)) error {
 			return err
 		}
 	}
-	if err := o.endWatchesAtShutdown(); err != nil {
+	if err := o.endWatchesAtShutdown(embedded); err != nil {
 		return err
 	}
 	if err := o.listen(ctx, embedded); err != nil {
@@ -107,16 +107,23 @@ func stopped(ctx context.Context, err error) error {
 	}
 }
 
-// watchGrace is what --shutdown-watch-termination-grace-period is if it is not given. Upstream's default is 0: a server
-// that is asked to end keeps its watches, and itself, for --request-timeout, and then breaks them off. With a period it ends
-// them in order, at least 200 a second, and goes when they are gone; it is what thousands of watches may take.
-const watchGrace = "10s"
+// watchGrace and standaloneWatchGrace are what --shutdown-watch-termination-grace-period is if it is not given. Upstream's default is
+// 0: a server that is asked to end keeps its watches, and itself, for --request-timeout, and then breaks them off. With a period it
+// ends them in order, evenly spread over it but 200 a second at least, and goes when they are gone. It spreads them for the sake of
+// the servers that their clients go to. Stand-alone there are none, and a period only has to be enough to end them.
+const (
+	watchGrace           = "10s"
+	standaloneWatchGrace = "2s"
+)
 
 // endWatchesAtShutdown has watches end when the server is asked to, unless flags say otherwise.
-func (o *Options) endWatchesAtShutdown() error {
+func (o *Options) endWatchesAtShutdown(embedded bool) error {
 	const flag = "shutdown-watch-termination-grace-period"
 	if o.changed(flag) {
 		return nil
+	}
+	if embedded {
+		return o.set(flag, standaloneWatchGrace)
 	}
 	return o.set(flag, watchGrace)
 }

@@ -133,7 +133,7 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 		if bounded {
 			api = waiting.handler(api)
 		}
-		handler := chain(p.usage.Handler(api, seatsOf), c)
+		handler := chain(lastWatches(p.usage.Handler(api, seatsOf), c.Serializer), c)
 		if priced {
 			handler = withQuery(handler)
 		}

@@ -117,9 +117,10 @@ func memory() status.Memory {
 	for _, purpose := range ledger.Purposes() {
 		m.Purposes = append(m.Purposes, status.Purpose{Name: purpose.String(), Bytes: ledger.Process.Bytes(purpose)})
 	}
-	samples := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/total:bytes"}}
+	samples := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/total:bytes"},
+		{Name: "/memory/classes/heap/released:bytes"}}
 	metrics.Read(samples)
-	for i, to := range []*int64{&m.Live, &m.Heap, &m.Total} {
+	for i, to := range []*int64{&m.Live, &m.Heap, &m.Total, &m.Released} {
 		if samples[i].Value.Kind() == metrics.KindUint64 {
 			*to = int64(samples[i].Value.Uint64())
 		}

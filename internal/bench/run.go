@@ -148,7 +148,7 @@ type bench struct {
 // run measures the scenarios, one after the other, each on every target.
 func (o *Options) run(ctx context.Context, self rig.Self, stdout, stderr io.Writer, scenarios ...scenario.Scenario) (err error) {
 	b := &bench{opts: o, self: self, View: view.New(stderr), results: &report.Results{
-		Began: time.Now().UTC().Truncate(time.Second), Command: os.Args, Machine: report.ThisMachine(),
+		Began: time.Now().UTC().Truncate(time.Second), Command: os.Args, Machine: report.ThisMachine(), MemoryLimit: int64(o.MemoryLimit),
 	}}
 	if b.targets, err = o.choose(); err != nil {
 		return err

@@ -77,6 +77,8 @@ type Log[K comparable, E any] struct {
 	agedAt int
 	// bytes is the size of all events in ring and aged, appended that of all there ever were.
 	bytes, appended int64
+	// cut is how many events the bounds on bytes and number have dropped.
+	cut uint64
 	// floor is the revision of which everything later is still in the ring:
 	// a reader that knows the state at floor or later can be served.
 	floor uint64
@@ -258,6 +260,9 @@ type Stats struct {
 	Events int
 	Bytes  int64
 	Aged   int
+	// Cut is how many events have been dropped since New because the bounds on bytes and number did not allow more, and not
+	// for their age.
+	Cut uint64
 	// Floor and Head are the revisions between which it is complete, but for what may
 	// follow of Head after AppendPart.
 	Floor, Head uint64
@@ -277,7 +282,7 @@ func (l *Log[K, E]) Stats() Stats {
 	}
 	return Stats{
 		Oldest: oldest,
-		Events: l.eventsLocked(), Bytes: l.bytes, Aged: len(l.aged),
+		Events: l.eventsLocked(), Bytes: l.bytes, Aged: len(l.aged), Cut: l.cut,
 		Floor: l.floor, Head: l.head,
 		Cursors: len(l.cursors) + l.parked, Parked: l.parked,
 	}

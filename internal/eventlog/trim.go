@@ -46,6 +46,7 @@ func (l *Log[K, E]) shrinkLocked() (waits bool) {
 		if !l.dropOldestLocked() {
 			return false
 		}
+		l.cut++
 	}
 	return false
 }

@@ -26,8 +26,9 @@ type twin struct {
 	closed   bool
 	checked  time.Time
 	cursors  []*twinCursor
-	// taken is how many events the dispatcher has handed over.
+	// taken is how many events the dispatcher has handed over, cut how many the bounds have dropped.
 	taken int
+	cut   uint64
 	// from is where the index of each key that is followed begins.
 	from map[string]int
 }
@@ -167,6 +168,7 @@ func (tw *twin) shrink(maxBytes int64) bool {
 			return true
 		}
 		tw.drop(oldest)
+		tw.cut++
 	}
 	return false
 }
@@ -568,10 +570,9 @@ func twinRun(t *testing.T, r *rand.Rand) (agedSteps int) {
 		if !tw.closed && tw.parked() > 0 && h.dispatcher.handed != uint64(tw.taken) {
 			t.Fatalf("the dispatcher has handed over up to %d, want %d", h.dispatcher.handed, tw.taken)
 		}
-		want := Stats{Floor: tw.floor, Head: tw.head, Cursors: len(tw.cursors)}
+		want := Stats{Floor: tw.floor, Head: tw.head, Cut: tw.cut, Cursors: len(tw.cursors), Parked: tw.parked()}
 		want.Events, want.Bytes = tw.size()
 		want.Aged = want.Events - (len(tw.events) - tw.ring)
-		want.Parked = tw.parked()
 		if tw.ring < len(tw.events) {
 			want.Oldest = tw.events[tw.ring].at
 		}

@@ -44,12 +44,18 @@ type Memory struct {
 	// Purposes are what weir's cache and streams hold, as in the metric weir_memory_bytes.
 	Purposes []Purpose `json:"purposes"`
 	// Live was alive in the heap after the last collection, Heap is what the heap's objects take now, Total what the Go runtime has
-	// from the system. Limit is that of the Go runtime (GOMEMLIMIT), 0 for none.
-	Live  int64 `json:"liveBytes"`
-	Heap  int64 `json:"heapBytes"`
-	Total int64 `json:"totalBytes"`
-	Limit int64 `json:"limitBytes,omitempty"`
+	// has mapped, and Released what of that it has given back to the system for the time being. Limit is that of the Go runtime
+	// (GOMEMLIMIT), 0 for none; what it limits is InUse.
+	Live     int64 `json:"liveBytes"`
+	Heap     int64 `json:"heapBytes"`
+	Total    int64 `json:"totalBytes"`
+	Released int64 `json:"releasedBytes"`
+	Limit    int64 `json:"limitBytes,omitempty"`
 }
+
+// InUse returns how many bytes the Go runtime has of the system's memory. Servers that do not tell what they have released
+// seem to have released nothing.
+func (m *Memory) InUse() int64 { return m.Total - m.Released }
 
 // Purpose is what bytes are held for.
 type Purpose struct {

@@ -220,6 +220,8 @@ func New(cfg Config) (*Cache, error) {
 		}
 	}
 	metrics.WatchCacheCapacity.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Set(maxEvents)
+	// Shown as 0 before there is one, so that the first one is an increase to whoever reads it.
+	metrics.TerminatedWatchersCounter.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Add(0)
 
 	c.running.Go(func() { c.follow(ctx) })
 	c.running.Go(func() { c.progress.Run(ctx.Done()) })

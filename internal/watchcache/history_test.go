@@ -158,8 +158,15 @@ func TestHistoryBound(t *testing.T) {
 	if b := gen.log.Stats().Bytes; b < 19_000_000 {
 		t.Fatalf("%d bytes of history are kept of 40 changes of 500 kB", b)
 	}
+	if cut := s.Status().Cut; cut != 0 {
+		t.Errorf("%d events are said to have gone before their time", cut)
+	}
+	kept := gen.log.Stats().Events
 	bound.Store(0)
 	s.relieve()
+	if cut := s.Status().Cut; cut == 0 || cut != uint64(kept-gen.log.Stats().Events) {
+		t.Errorf("%d events are said to have gone before their time, there are %d of %d", cut, gen.log.Stats().Events, kept)
+	}
 	if b := gen.log.Stats().Bytes; b > leastBytes {
 		t.Errorf("nothing may be kept, and %d bytes are, more than the least", b)
 	}

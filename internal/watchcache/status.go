@@ -30,10 +30,12 @@ type Status struct {
 	Watches, Parked int
 	// Events and EventBytes are what is kept of the past, Floor and Head the revisions between which that is complete,
 	// Oldest when the first of them came: the zero time if there is none.
-	Events      int
-	EventBytes  int64
+	Events     int
+	EventBytes int64
+	// Cut is how many the bounds on bytes and number have dropped before their time since the cache was last read from etcd.
 	Floor, Head uint64
 	Oldest      time.Time
+	Cut         uint64
 }
 
 // Reader is a watch that has something to read.
@@ -64,7 +66,7 @@ func (c *Cache) Status() Status {
 	}
 	s.Ready, s.Revision, s.Objects, s.Bytes = true, rev, v.objects.Len(), v.bytes
 	l := gen.log.Stats()
-	s.Watches, s.Parked, s.Events, s.EventBytes, s.Floor, s.Head, s.Oldest = l.Cursors, l.Parked, l.Events, l.Bytes, l.Floor, l.Head, l.Oldest
+	s.Watches, s.Parked, s.Events, s.EventBytes, s.Floor, s.Head, s.Oldest, s.Cut = l.Cursors, l.Parked, l.Events, l.Bytes, l.Floor, l.Head, l.Oldest, l.Cut
 	return s
 }
 

@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/weir-project/weir/internal/rig"
+	"github.com/weir-project/weir/test/acked"
 	"github.com/weir-project/weir/test/servers"
 )
 
@@ -47,7 +48,7 @@ type writer struct {
 	id       int
 	rand     *rand.Rand
 	maps     typed.ConfigMapInterface
-	ledger   ledger
+	ledger   acked.Ledger
 	revision int64 // the latest that it was told of
 	count    int
 	acks     int
@@ -70,14 +71,14 @@ func (w *writer) once(ctx context.Context) bool {
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Data:       map[string]string{markKey: mark, "fill": strings.Repeat("x", 100+w.rand.IntN(20_000))},
 	}
-	exists := !w.ledger[name][absent] && w.ledger[name] != nil
+	exists := !w.ledger[name][acked.Absent] && w.ledger[name] != nil
 	var made *corev1.ConfigMap
 	var err error
 	switch choice := w.rand.IntN(10); {
 	case !exists:
 		made, err = w.maps.Create(ctx, object, metav1.CreateOptions{})
 	case choice < 2:
-		mark = absent
+		mark = acked.Absent
 		err = w.maps.Delete(ctx, name, metav1.DeleteOptions{})
 	case choice < 6:
 		made, err = w.maps.Update(ctx, object, metav1.UpdateOptions{})
@@ -93,7 +94,7 @@ func (w *writer) once(ctx context.Context) bool {
 	switch {
 	case err == nil:
 		w.acks++
-		w.ledger.acknowledged(name, mark)
+		w.ledger.Acknowledged(name, mark)
 		if made != nil {
 			w.told(made)
 		}
@@ -104,7 +105,7 @@ func (w *writer) once(ctx context.Context) bool {
 		return false
 	default:
 		w.unknown++
-		w.ledger.unanswered(name, mark)
+		w.ledger.Unanswered(name, mark)
 		return false
 	}
 }
@@ -163,7 +164,7 @@ func TestKilledUnderWrites(t *testing.T) {
 
 	list := make([]*writer, writers)
 	for i := range list {
-		list[i] = &writer{id: i, rand: rand.New(rand.NewPCG(seed, uint64(i)+1)), maps: maps, ledger: ledger{}}
+		list[i] = &writer{id: i, rand: rand.New(rand.NewPCG(seed, uint64(i)+1)), maps: maps, ledger: acked.Ledger{}}
 	}
 	early := 0
 	for kill := range kills {
@@ -237,11 +238,11 @@ func compare(ctx context.Context, maps typed.ConfigMapInterface, list []*writer,
 		failures = append(failures, w.failure)
 		for i := range objects {
 			name := fmt.Sprintf("object-%d-%d", w.id, i)
-			failures = append(failures, w.ledger.sees(name, marks[name]))
+			failures = append(failures, w.ledger.Sees(name, marks[name]))
 			if rnd.IntN(10) > 0 {
 				continue
 			}
-			mark := absent
+			mark := acked.Absent
 			switch one, err := maps.Get(ctx, name, metav1.GetOptions{}); {
 			case err == nil:
 				mark = one.Data[markKey]
@@ -249,7 +250,7 @@ func compare(ctx context.Context, maps typed.ConfigMapInterface, list []*writer,
 				failures = append(failures, err)
 				continue
 			}
-			if err := w.ledger.sees(name, mark); err != nil {
+			if err := w.ledger.Sees(name, mark); err != nil {
 				failures = append(failures, fmt.Errorf("by itself: %w", err))
 			}
 		}
@@ -294,34 +295,4 @@ func agree(ctx context.Context, t *testing.T, maps typed.ConfigMapInterface, inf
 		}
 		return true
 	})
-}
-
-// The ledger finds what it is there to find.
-func TestLedger(t *testing.T) {
-	for _, test := range []struct {
-		name string
-		do   func(l ledger)
-		mark string
-		may  bool
-	}{
-		{"what was never written is absent", func(ledger) {}, absent, true},
-		{"what was never written is not there", func(ledger) {}, "1", false},
-		{"what was acknowledged is there", func(l ledger) { l.acknowledged("o", "1") }, "1", true},
-		{"a lost write", func(l ledger) { l.acknowledged("o", "1"); l.acknowledged("o", "2") }, "1", false},
-		{"a lost creation", func(l ledger) { l.acknowledged("o", "1") }, absent, false},
-		{"a deletion that did not happen", func(l ledger) { l.acknowledged("o", "1"); l.acknowledged("o", absent) }, "1", false},
-		{"a write without an answer that happened", func(l ledger) { l.acknowledged("o", "1"); l.unanswered("o", "2") }, "2", true},
-		{"a write without an answer that did not", func(l ledger) { l.acknowledged("o", "1"); l.unanswered("o", "2") }, "1", true},
-		{"a creation without an answer that did not", func(l ledger) { l.unanswered("o", "1") }, absent, true},
-		{"a lost write before one without an answer", func(l ledger) { l.acknowledged("o", "1"); l.unanswered("o", "2") }, absent, false},
-	} {
-		l := ledger{}
-		test.do(l)
-		if err := l.sees("o", test.mark); (err == nil) != test.may {
-			t.Errorf("%s: %v", test.name, err)
-		}
-		if test.may && l.sees("o", "other") == nil {
-			t.Errorf("%s: after it was seen it may be anything", test.name)
-		}
-	}
 }

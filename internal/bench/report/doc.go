@@ -6,7 +6,7 @@
 //	Results ---> results.json     Write
 //	  |     ---> a table          Table: medians, and ratios to the first target
 //	  |     ---> benchstat lines  Gobench
-//	  |     ---> .svg, .png       DrawGraphs: memory over time, the phases marked
+//	  |     ---> .svg, .png       DrawGraphs: memory over time, phases and deaths marked
 //	  |     ---> held or broken   Hold: limits on ratios
 //	  |
 //	TargetRun: one scenario on one target

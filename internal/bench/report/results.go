@@ -20,12 +20,15 @@ import (
 
 // Results is everything that a run measured, as written to results.json.
 type Results struct {
-	Began   time.Time     `json:"began"`
-	Command []string      `json:"command"`
-	Machine Machine       `json:"machine"`
-	Targets []Target      `json:"targets"`
-	Data    []dataset.Set `json:"data"`
-	Runs    []TargetRun   `json:"runs"`
+	Began   time.Time `json:"began"`
+	Command []string  `json:"command"`
+	Machine Machine   `json:"machine"`
+	Targets []Target  `json:"targets"`
+	// MemoryLimit is what each server that was started here might take, in bytes; 0 for no limit.
+	MemoryLimit int64 `json:"memoryLimit,omitempty"`
+
+	Data []dataset.Set `json:"data"`
+	Runs []TargetRun   `json:"runs"`
 }
 
 // Target is one kind of server that bench starts: a binary and what sets it apart from the others.

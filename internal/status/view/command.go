@@ -4,12 +4,10 @@
 package view
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/signal"
 	"slices"
@@ -18,14 +16,11 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
-	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 
 	"github.com/weir-project/weir/internal/status"
+	"github.com/weir-project/weir/internal/status/source"
 )
 
 // options of the command.
@@ -56,20 +51,20 @@ It asks the server by its API, as the user of the kubeconfig. That user needs th
 			if err := o.validate(); err != nil {
 				return err
 			}
-			source, err := newSource(config.ToRawKubeConfigLoader())
+			server, err := source.New(config.ToRawKubeConfigLoader())
 			if err != nil {
 				return err
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 			defer stop()
 			if o.watch {
-				return o.live(ctx, source)
+				return o.live(ctx, server)
 			}
-			report, err := source.get(ctx)
+			report, err := server.Get(ctx)
 			if err != nil {
 				return err
 			}
-			return o.write(cmd.OutOrStdout(), report, source.host)
+			return o.write(cmd.OutOrStdout(), report, server.Host)
 		},
 	}
 	flags := cmd.Flags()
@@ -115,65 +110,4 @@ func (o *options) write(w io.Writer, r *status.Report, host string) error {
 	t := tables{report: r, host: host, all: o.all, clients: index(clientOrders, o.sort)}
 	_, err := io.WriteString(w, strings.Join(t.lines(), "\n")+"\n")
 	return err
-}
-
-// source is a server that is asked.
-type source struct {
-	host   string
-	client rest.Interface
-}
-
-// askTime is how long a server may take to answer.
-const askTime = 10 * time.Second
-
-func newSource(loader clientcmd.ClientConfig) (*source, error) {
-	config, err := loader.ClientConfig()
-	if err != nil {
-		return nil, fmt.Errorf("cannot find the server: %w (give --kubeconfig, or set KUBECONFIG)", err)
-	}
-	config.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
-	config.Timeout = askTime
-	if config.UserAgent == "" {
-		config.UserAgent = rest.DefaultKubernetesUserAgent()
-	}
-	client, err := rest.UnversionedRESTClientFor(config)
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a client of the kubeconfig: %w", err)
-	}
-	return &source{host: config.Host, client: client}, nil
-}
-
-func (s *source) get(ctx context.Context) (*status.Report, error) {
-	result := s.client.Get().AbsPath(status.Path).Do(ctx)
-	if err := result.Error(); err != nil { // unlike Raw's, it is what the server has said
-		return nil, s.explain(err)
-	}
-	body, err := result.Raw()
-	if err != nil {
-		return nil, s.explain(err)
-	}
-	r := &status.Report{}
-	if err := json.Unmarshal(body, r); err != nil {
-		return nil, fmt.Errorf("cannot read the status of %s: %w (is it a weir of another release?)", s.host, err)
-	}
-	return r, nil
-}
-
-// explain says what to do about an error.
-func (s *source) explain(err error) error {
-	var dial *net.OpError
-	switch {
-	case apierrors.IsNotFound(err):
-		return fmt.Errorf("%s has no %s: it is not weir, or an older one, or has its gate EncodedWatchCache off "+
-			"(what any kube-apiserver tells of this is in kubectl get --raw /metrics: apiserver_resource_objects, apiserver_longrunning_requests, "+
-			"apiserver_request_total, apiserver_response_sizes, process_resident_memory_bytes)", s.host, status.Path)
-	case apierrors.IsForbidden(err):
-		return fmt.Errorf("%w: the user needs the verb get on the non-resource URL %s (docs/operate.md has a ClusterRole)", err, status.Path)
-	case apierrors.IsUnauthorized(err):
-		return fmt.Errorf("%s does not know the user of this kubeconfig: %w", s.host, err)
-	case errors.As(err, &dial):
-		return fmt.Errorf("cannot reach %s: %w (does it run, and do --kubeconfig or KUBECONFIG name its kubeconfig? weir serve writes admin.kubeconfig under --data-dir)", s.host, err)
-	default:
-		return fmt.Errorf("cannot get the status of %s: %w", s.host, err)
-	}
 }

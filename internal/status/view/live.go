@@ -14,15 +14,16 @@ import (
 	tea "charm.land/bubbletea/v2"
 
 	"github.com/weir-project/weir/internal/status"
+	"github.com/weir-project/weir/internal/status/source"
 )
 
 // live shows the status until q is pressed or ctx ends.
-func (o *options) live(ctx context.Context, s *source) error {
-	report, err := s.get(ctx)
+func (o *options) live(ctx context.Context, s *source.Source) error {
+	report, err := s.Get(ctx)
 	if err != nil {
 		return err
 	}
-	m := model{ctx: ctx, source: s, interval: o.interval, tables: tables{report: report, host: s.host, all: o.all, clients: index(clientOrders, o.sort)}}
+	m := model{ctx: ctx, server: s, interval: o.interval, tables: tables{report: report, host: s.Host, all: o.all, clients: index(clientOrders, o.sort)}}
 	_, err = tea.NewProgram(m, tea.WithContext(ctx)).Run()
 	if errors.Is(err, tea.ErrInterrupted) || ctx.Err() != nil {
 		return nil
@@ -33,7 +34,7 @@ func (o *options) live(ctx context.Context, s *source) error {
 // model is what bubbletea shows. It is a value: each message makes another.
 type model struct {
 	ctx      context.Context
-	source   *source
+	server   *source.Source
 	interval time.Duration
 	tables   tables
 	// err is why the last question was not answered; what is shown then is what was known before.
@@ -60,7 +61,7 @@ func (m model) wait() tea.Cmd {
 }
 
 func (m model) ask() tea.Msg {
-	report, err := m.source.get(m.ctx)
+	report, err := m.server.Get(m.ctx)
 	return answer{report, err}
 }
 

@@ -109,7 +109,7 @@ func (t *tables) head() []string {
 	}
 	lines = append(lines, "")
 	lines = append(lines, wrap("MEMORY  ", purposes)...)
-	return append(lines, fmt.Sprintf("        alive in the heap %s, heap %s, in all %s, limit %s", size(m.Live), size(m.Heap), size(m.Total), limit))
+	return append(lines, fmt.Sprintf("        alive in the heap %s, heap %s, in all %s, limit %s", size(m.Live), size(m.Heap), size(m.InUse()), limit))
 }
 
 // wrap returns lines that have words with commas between, the first behind a head and the others as far indented.
