@@ -125,7 +125,7 @@ func ofLists() []Lie {
 		},
 		{
 			Name: "list-named-too-high", What: "a list names the revision behind its own",
-			Rules: []check.Rule{check.State}, Within: soon,
+			Rules: []check.Rule{check.State, check.Revision}, Within: soon,
 			Edits: []Edit{{"watchcache/read.go", `	if err := c.cfg.Versioner.UpdateList(listObj, sel.rev, token, remaining); err != nil {`, `	if opts.ResourceVersionMatch == "" && opts.Predicate.Continue == "" && token == "" && LIE(1) {
 		sel.rev++
 	}
