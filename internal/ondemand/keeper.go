@@ -6,6 +6,8 @@ package ondemand
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,10 +68,7 @@ func (k *Keeper) Run(ctx context.Context) {
 // sweep closes what nobody has used for so many windows of history. The census stays: somebody counts every minute.
 func (k *Keeper) sweep(windows int) {
 	k.mu.Lock()
-	var all []*Storage
-	for s := range k.all {
-		all = append(all, s)
-	}
+	all := slices.Collect(maps.Keys(k.all))
 	k.mu.Unlock()
 	for _, s := range all {
 		idle := s.window * time.Duration(windows)
@@ -81,13 +80,7 @@ func (k *Keeper) sweep(windows int) {
 func (k *Keeper) counters() []*census {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var all []*census
-	for _, c := range k.census {
-		if c != nil {
-			all = append(all, c)
-		}
-	}
-	return all
+	return slices.Collect(maps.Values(k.census))
 }
 
 // counter returns who counts in the etcd that config names; nil if nobody can.
@@ -95,9 +88,11 @@ func (k *Keeper) counter(config *storagebackend.ConfigForResource) *census {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	key := fmt.Sprintf("%v %s", config.Transport, config.Prefix) // as upstream tells compactors apart
-	c, ok := k.census[key]
-	if !ok {
-		c = newCensus(config, k.clock)
+	if c, ok := k.census[key]; ok {
+		return c
+	}
+	c := newCensus(config, k.clock)
+	if c != nil {
 		k.census[key] = c
 	}
 	return c

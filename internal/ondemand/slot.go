@@ -5,6 +5,7 @@ package ondemand
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -150,7 +151,7 @@ func (s *slot) close() {
 }
 
 // errDestroyed is what a storage says that has been destroyed.
-var errDestroyed = fmt.Errorf("the storage has been closed, because its definition has changed or the server ends")
+var errDestroyed = errors.New("the storage has been closed, because its definition has changed or the server ends")
 
 func unavailable(cause error) error {
 	return apierrors.NewTooManyRequests(fmt.Sprintf("storage is (re)initializing: %v", cause), retrySeconds)
