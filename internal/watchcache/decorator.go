@@ -52,6 +52,7 @@ func (s *Caches) DecoratorFrom(from uint64) generic.StorageDecorator {
 			From:           from,
 			Codec:          config.Codec,
 			Store:          s.store,
+			Convoys:        s.convoys,
 			Types:          s.opts.Types,
 			Bounded:        s.opts.Bounded,
 			HistoryBound:   s.opts.History,
