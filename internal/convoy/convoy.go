@@ -16,7 +16,7 @@ const (
 	patience = time.Second
 	fairness = 3
 	// steps is the part of the window after which a reader says where he is.
-	steps = 64
+	steps = 16
 	// A convoy can be joined until its first has gone joinable windows, and for joinableFor in any case: clients that begin together do not
 	// begin at once.
 	joinable    = 4
@@ -29,7 +29,7 @@ type Convoys struct {
 	clock  clock.Clock
 
 	// mu guards what follows, and the fields of all convoys and walks. It is held for a number of steps that grows with the number of
-	// readers in one convoy, once in a sixty-fourth of the window.
+	// readers in one convoy, by each of them once in a sixteenth of the window.
 	mu sync.Mutex
 	// open has the convoys that can be joined.
 	open map[any]*convoy
@@ -123,7 +123,8 @@ func (w *Walk) tell() {
 	w.at += w.untold
 	w.untold = 0
 	v.first = max(v.first, w.at)
-	for w.ahead() {
+	// Who waits goes on when there is half a window to go: each time costs a change of goroutines.
+	for limit := c.window; w.ahead(limit); limit = c.window / 2 {
 		w.waits = true
 		if long := c.leave(w); long <= 0 || !w.wait(long) {
 			break
@@ -143,17 +144,17 @@ func (v *convoy) move() {
 	}
 }
 
-// ahead tells whether the walk is too far ahead of the last.
-func (w *Walk) ahead() bool {
-	v, window := w.convoy, w.convoys.window
-	if w.at-v.least <= window {
+// ahead tells whether the walk is more than limit ahead of the last.
+func (w *Walk) ahead(limit int64) bool {
+	v := w.convoy
+	if w.at-v.least <= limit {
 		return false
 	}
 	v.least = w.at
 	for other := range v.walks {
 		v.least = min(v.least, other.at)
 	}
-	return w.at-v.least > window
+	return w.at-v.least > limit
 }
 
 // leave leaves those behind for whom w, which is too far ahead of them, is not to wait any more: those who are too slow, and all if w has waited long enough.
@@ -166,7 +167,7 @@ func (c *Convoys) leave(w *Walk) time.Duration {
 	var behind *convoy
 	others := false
 	for other := range v.walks {
-		if w.at-other.at <= c.window {
+		if w.at-other.at <= c.window/2 {
 			continue
 		}
 		still := patience - now.Sub(other.since)

@@ -168,9 +168,9 @@ func TestSlow(t *testing.T) {
 	clock := clocktesting.NewFakeClock(time.Now())
 	c := New(window, clock)
 	walks := join(t, c, 2)
-	walks[1].Pass(step)
+	walks[0].Pass(window / 2)
 	clock.Step(patience) // the time that both have walked
-	walks[1].Pass(window - step)
+	walks[1].Pass(window)
 	var all []chan struct{}
 	const most = patience + fairness*patience
 	for waited := time.Duration(0); waited < most; waited += patience / 2 {
