@@ -119,9 +119,14 @@ func (m *maker) objects() itemFunc {
 		return derived(m.encoding, id, false, build)
 	default:
 		encoder := m.types.Encoder(wire.JSON, m.version)
-		var prefix []byte
+		var prefix, view []byte
 		kind := ""
 		return func(f *frame.Frame) ([]byte, []byte, error) {
+			if f.View() && f.KeptIn(wire.JSON, apiVersion) {
+				var err error
+				view, err = f.AppendView(view[:0])
+				return nil, view, err
+			}
 			object, err := m.object(f, apiVersion, encoder)
 			if err != nil {
 				return nil, nil, err
