@@ -29,6 +29,8 @@ type Version struct {
 	name       encoding
 	// number is not 0, and tells the version from others of the codec.
 	number uint64
+	// plain says that JSON has apiVersion as it is.
+	plain bool
 }
 
 // Version returns the version of that name. The Codec's Config has Versions.
@@ -47,6 +49,8 @@ func (c *Codec) Version(apiVersion string) *Version {
 		name:       encoding{id: runtime.Identifier("served as " + apiVersion)},
 		number:     uint64(len(c.versions) + 1),
 	}
+	quoted, err := json.Marshal(apiVersion)
+	v.plain = err == nil && string(quoted) == `"`+apiVersion+`"`
 	c.versions[apiVersion] = v
 	return v
 }
@@ -70,17 +74,20 @@ func (f *Frame) In(v *Version) *Frame {
 }
 
 func (f *Frame) newView(v *Version) *Frame {
-	return &Frame{
-		id:           f.id + v.number<<versionShift, // the same whenever it is made
-		codec:        f.codec,
-		typ:          f.codec.intern(typeMeta{apiVersion: v.apiVersion, kind: f.typ.kind}),
-		key:          f.key,
-		rev:          f.rev,
-		attrs:        f.attrs,
-		primary:      encoded{format: f.primary.format},
-		base:         f,
-		apiVersionAt: f.apiVersionAt,
+	view := &Frame{
+		id:      f.id + v.number<<versionShift, // the same whenever it is made
+		codec:   f.codec,
+		typ:     f.codec.intern(typeMeta{apiVersion: v.apiVersion, kind: f.typ.kind}),
+		key:     f.key,
+		rev:     f.rev,
+		attrs:   f.attrs,
+		primary: encoded{format: f.primary.format},
+		base:    f,
 	}
+	if v.plain {
+		view.apiVersionAt = f.apiVersionAt
+	}
+	return view
 }
 
 // View tells whether the frame is a view of another, of which it is put together when it is written.
