@@ -208,7 +208,7 @@ func (s *Caches) open(d decorated, from uint64) (c *Cache, destroy factory.Destr
 		}
 		return &Cache{follower: f, newFunc: d.newFunc, end: f.stop}, end, nil
 	}
-	x, release, err := s.share(key, d.config.GroupResource, func() (*follower, func(), error) { return s.start(d, from, true) })
+	x, release, err := s.share(key+d.resourcePrefix, d.config.GroupResource, func() (*follower, func(), error) { return s.start(d, from, true) })
 	if err != nil {
 		return nil, nil, err
 	}
