@@ -93,6 +93,14 @@ func (f *Frame) newView(v *Version) *Frame {
 // View tells whether the frame is a view of another, of which it is put together when it is written.
 func (f *Frame) View() bool { return f.base != nil }
 
+// Base returns the frame of which this one is a view, or itself: what does not depend on the version is derived there.
+func (f *Frame) Base() *Frame {
+	if f.base != nil {
+		return f.base
+	}
+	return f
+}
+
 // DecodeIn returns the object in a version, nil for the one that it is kept in; see Decode.
 func (f *Frame) DecodeIn(v *Version) (runtime.Object, error) {
 	if v == nil {

@@ -188,13 +188,14 @@ func (m *maker) metadata() itemFunc {
 		return e.marshal(partial, w)
 	})
 	if e != inProtobuf {
-		return made
+		// Metadata are the same in every version.
+		return func(f *frame.Frame) ([]byte, []byte, error) { return made(f.Base()) }
 	}
 	var buf []byte
 	return func(f *frame.Frame) ([]byte, []byte, error) {
 		metadata, ok := f.Metadata()
 		if !ok {
-			return made(f)
+			return made(f.Base())
 		}
 		buf = wire.AppendProtobufMetadata(buf[:0], metadata)
 		return nil, buf, nil
