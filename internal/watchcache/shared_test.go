@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand"
 	"runtime"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"testing"
@@ -415,6 +416,12 @@ func TestSharedIsOne(t *testing.T) {
 	if left := counted(); left.caches != 0 || left.bytes != 0 {
 		t.Errorf("when all are closed there are %+v left", left)
 	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("%d goroutines, %d before", runtime.NumGoroutine(), none.goroutines)
+			_ = pprof.Lookup("goroutine").WriteTo(t.Output(), 1)
+		}
+	}()
 	eventually(t, "all goroutines to end", func() bool { return runtime.NumGoroutine() <= none.goroutines+some })
 }
 
