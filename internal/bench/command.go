@@ -334,6 +334,7 @@ func newWritesCommand(o *Options) *cobra.Command {
 	cmd.Flags().IntVar(&sc.Operations, "operations", 8000, "writes, half creates and half updates")
 	cmd.Flags().IntVar(&sc.WarmUp, "warm-up", 1000, "writes before, not measured")
 	cmd.Flags().IntVar(&sc.ObjectSize, "object-size", 2000, "bytes of content in each object")
+	cmd.Flags().BoolVar(&sc.CreatePods, "create-pods", false, "create Pods like those of dataset b in place of ConfigMaps, and update nothing")
 	return cmd
 }
 

@@ -54,6 +54,8 @@ type Stream struct {
 	// req is the request as the handler has it, with a header of its own; nil where the
 	// response is not to be compressed here.
 	req *http.Request
+	// asked is the header of the request.
+	asked http.Header
 
 	// mu is held during writes to the connection, which may last: the producer never waits
 	// for it. Who has held it looks whether idle has been set meanwhile; see settle.
@@ -96,12 +98,12 @@ func Handler(next http.Handler, compressing bool) http.Handler {
 			next.ServeHTTP(w, req)
 			return
 		}
-		s := &Stream{w: w, unflushed: true, size: firstSize}
+		s := &Stream{w: w, asked: req.Header, unflushed: true, size: firstSize}
 		req = req.WithContext(context.WithValue(req.Context(), contextKey{}, s))
 		if compressing && !wsstream.IsWebSocketRequest(req) &&
 			responsewriters.ContentEncodingSupported(req, features.WatchListCompression) == "gzip" {
 			req.Header = req.Header.Clone()
-			s.req = req
+			s.req, s.asked = req, req.Header
 		}
 		var later, whole bool
 		defer func() {
@@ -147,8 +149,8 @@ func (s *Stream) Compress() bool {
 	return true
 }
 
-// Asked returns the header of the request, of a stream whose Compress has returned true. It must not be changed.
-func (s *Stream) Asked() http.Header { return s.req.Header }
+// Asked returns the header of the request. It must not be changed.
+func (s *Stream) Asked() http.Header { return s.asked }
 
 // Instead sends a segment in place of what write has the handler write, of which only the size is
 // looked at, as the proof that it is what the segment stands for: size bytes. emit writes the

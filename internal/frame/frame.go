@@ -328,6 +328,9 @@ func (f *Frame) MessageSize() int {
 	return wire.ProtobufItemSize(len(body))
 }
 
+// Format returns the format that the object is kept in.
+func (f *Frame) Format() wire.Format { return f.primary.format }
+
 // KeptIn tells whether the object is kept in a format and API version.
 func (f *Frame) KeptIn(format wire.Format, apiVersion string) bool {
 	return f.primary.format == format && f.typ.apiVersion == apiVersion

@@ -17,7 +17,7 @@ import (
 )
 
 // DefaultBudget is how many bytes of derived encodings a process keeps.
-const DefaultBudget = 256 << 20
+const DefaultBudget = 64 << 20
 
 const (
 	// idle is how long a derived encoding that nobody asks for is kept, at least, and
@@ -31,10 +31,10 @@ const (
 	// further apart than this.
 	briefly = 4
 	// compressedPart is the part of the budget that is for segments.
-	compressedPart = 2
+	compressedPart = 1
 	// unshared is the part of a budget that encodings keep, at least, which only their makers
-	// have asked for: others have to have the time to ask.
-	unshared = 5
+	// have asked for: others have to have the time to ask, and who is kept together with others (see internal/convoy) has to fit in.
+	unshared = 2
 	// batch is how many encodings are looked at, at most, before Store.mu is given up.
 	batch = 256
 )

@@ -261,10 +261,10 @@ func TestBudget(t *testing.T) {
 }
 
 // TestScan has clients list, each once, many times what the budget allows, while others share
-// encodings that take the largest part of it. What is shared stays.
+// encodings that take half of it. What is shared stays.
 func TestScan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const shared, scanned = 80, 1000
+		const shared, scanned = 50, 1000
 		s := storeOf(100 * unit)
 		frames := make([]*Frame, scanned)
 		for i := range frames {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/responsewriter"
 	"k8s.io/apiserver/pkg/registry/rest"
 
+	"github.com/weir-project/weir/internal/convoy"
 	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/wire"
 )
@@ -31,6 +32,8 @@ type Plan struct {
 	// (frame.Frame.DefaultedOnRead): those, and no others, the storage returns as items of
 	// its list, in the same order.
 	Count, DefaultedOnRead int
+	// Join begins a walk that keeps together who reads the same list in a form that has to be made; nil if there is none.
+	Join func(form string) *convoy.Walk
 	// Messages is the sum of MessageSize of those that are not DefaultedOnRead; 0 if it is
 	// not known.
 	Messages int

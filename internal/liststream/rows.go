@@ -81,6 +81,7 @@ type rowSender struct {
 // send sends an item, or has it wait for others. next are the items that upstream has written.
 func (r *rowSender) send(f *frame.Frame, next *[][]byte) error {
 	r.count++
+	r.walk.Pass(f.Size())
 	if !f.DefaultedOnRead() {
 		r.row = append(r.row, f)
 		if !r.cut.Ends(f) {

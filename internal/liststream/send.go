@@ -10,6 +10,7 @@ import (
 	metav1beta1 "k8s.io/apimachinery/pkg/apis/meta/v1beta1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/weir-project/weir/internal/convoy"
 	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/wire"
 )
@@ -31,9 +32,13 @@ type sending struct {
 	// kept says that the items stand in the list as they are kept, so that plan.Messages is
 	// their size.
 	kept bool
+	// made says that each item has to be made, for all who ask for it at the same time.
+	made bool
 	// shared names the items for those who share them compressed; empty if they are not shared.
 	shared string
 	maker  *maker
+	// walk keeps the list with others that are sent at the same time in the same form.
+	walk *convoy.Walk
 	// out is where the list goes, confined what is done about the garbage that it makes.
 	out      *output
 	confined *confinement
@@ -62,17 +67,19 @@ func newSending(a *Answer) (*sending, error) {
 		s.encoded = m.objects()
 		s.shared = "object"
 		f := s.plan.first()
-		s.kept = s.plan.Messages > 0 && f != nil && f.KeptIn(wire.Protobuf, h.APIVersion) // all of a resource are kept alike
+		// All of a resource are kept alike.
+		s.kept = s.plan.Messages > 0 && f != nil && f.KeptIn(wire.Protobuf, h.APIVersion)
+		s.made = !s.kept && (m.encoding != inJSON || f == nil || !f.KeptIn(wire.JSON, h.APIVersion))
 	case target.Kind != h.Kind:
 		return nil, wire.ErrNotSpliced
 	case h.Kind == "PartialObjectMetadataList":
 		s.encoded = m.metadata()
-		s.shared = "metadata"
+		s.shared, s.made = "metadata", m.encoding != inProtobuf
 		if version == metav1beta1.SchemeGroupVersion {
 			place = wire.ItemsFirst
 		}
 	case h.Kind == "Table" && (version == metav1.SchemeGroupVersion || version == metav1beta1.SchemeGroupVersion):
-		place, s.table = wire.RowsOfTable, true
+		place, s.table, s.made = wire.RowsOfTable, true, true
 		if s.encoded, err = m.rows(s.plan.first(), h.ColumnDefinitions); err != nil {
 			return nil, err
 		}
@@ -100,6 +107,7 @@ func newSending(a *Answer) (*sending, error) {
 }
 
 func (s *sending) close() {
+	s.walk.Leave()
 	s.out.close()
 	s.confined.pause()
 }
@@ -112,6 +120,7 @@ func (s *sending) send() error {
 		}
 		return s.out.finish()
 	}
+	s.join()
 	size, err := s.measure()
 	if err != nil {
 		return err
@@ -125,6 +134,14 @@ func (s *sending) send() error {
 		return err
 	}
 	return s.out.finish()
+}
+
+// join begins a walk if something is made for the list that others may use: items, or compressed rows of them.
+func (s *sending) join() {
+	rows := s.shared != "" && s.out.mayShare()
+	if s.plan.Join != nil && (s.made || rows) {
+		s.walk = s.plan.Join(fmt.Sprintf("list, %s, %s, %s, table %t, rows %t", s.maker.encoding, s.shared, s.maker.version, s.table, rows))
+	}
 }
 
 // way returns how the list, whose items are of size bytes in protobuf, is to be sent.
@@ -154,6 +171,7 @@ func (s *sending) measure() (size int, err error) {
 		if f.DefaultedOnRead() {
 			continue
 		}
+		s.walk.Pass(f.Size())
 		head, rest, err := s.encoded(f)
 		if err != nil {
 			return 0, err
@@ -211,6 +229,7 @@ func (s *sending) sendItems(size int) error {
 	var before []byte
 	count, written, next := 0, 0, s.list.Items
 	for f := range s.plan.Frames {
+		s.walk.Pass(f.Size())
 		head, rest, err := s.item(f, &next)
 		if err != nil {
 			return err

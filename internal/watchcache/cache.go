@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 
+	"github.com/weir-project/weir/internal/convoy"
 	"github.com/weir-project/weir/internal/frame"
 )
 
@@ -73,6 +74,8 @@ type Config struct {
 	Clock clock.WithTickerAndDelayedExecution
 	// Store keeps the derived encodings, of all resources together.
 	Store *frame.Store
+	// Convoys keep those together who read the same at the same time. Optional.
+	Convoys *convoy.Convoys
 	// Types knows the built-in types; see frame.Config. Optional.
 	Types frame.Types
 	// DefaultedOnRead tells whether the resource's REST storage changes an object on its way to

@@ -9,7 +9,9 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/clock"
 
+	"github.com/weir-project/weir/internal/convoy"
 	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/ledger"
 )
@@ -35,8 +37,9 @@ type Options struct {
 // Caches are the caches of one server, by resource. They share the budget for derived
 // encodings.
 type Caches struct {
-	opts  Options
-	store *frame.Store
+	opts    Options
+	store   *frame.Store
+	convoys *convoy.Convoys
 
 	mu sync.Mutex
 	// of has the caches of each resource that run: a custom resource has one for each
@@ -50,9 +53,10 @@ type Caches struct {
 // NewCaches returns an empty set.
 func NewCaches(opts Options) *Caches {
 	return &Caches{
-		opts:  opts,
-		store: frame.NewStore(frame.DefaultBudget, ledger.Process),
-		of:    map[schema.GroupResource][]*Cache{},
+		opts:    opts,
+		store:   frame.NewStore(frame.DefaultBudget, ledger.Process),
+		convoys: convoy.New(window, clock.RealClock{}),
+		of:      map[schema.GroupResource][]*Cache{},
 
 		shared: map[string]*shared{},
 	}

@@ -29,6 +29,7 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/tracing"
 
+	"github.com/weir-project/weir/internal/convoy"
 	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/liststream"
 )
@@ -363,6 +364,9 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 	}
 	leave := c.readers.enter(sel.view.bytes)
 	plan := liststream.Plan{Frames: c.served(p.frames), Count: p.count, Messages: p.messages, Done: leave}
+	if !p.more && m.wantsAll() && sel.from == "" && sel.index < 0 {
+		plan.Join = func(form string) *convoy.Walk { return c.join(prefix, form, ctx.Done()) }
+	}
 	for range p.defaulted {
 		plan.DefaultedOnRead++
 	}

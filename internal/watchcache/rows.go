@@ -6,6 +6,7 @@ package watchcache
 import (
 	"context"
 	"io"
+	"net/http"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -42,13 +43,18 @@ func newRows(ctx context.Context, stream *coalesce.Stream) *rows {
 	}
 	// A Table is made anew for each client, and CBOR in several orders. Another form that cannot be
 	// shared is sent all the same; see row.apart.
-	accept := strings.Join(strings.Fields(strings.Join(stream.Asked().Values("Accept"), ",")), "")
+	accept := acceptOf(stream.Asked())
 	return &rows{
 		stream:   stream,
 		together: !strings.Contains(accept, "as=Table") && !strings.Contains(accept, "cbor"),
 		events:   endpointmetrics.WatchEvents.WithContext(ctx).WithLabelValues(info.APIGroup, info.APIVersion, info.Resource),
 		sizes:    endpointmetrics.WatchEventsSizes.WithContext(ctx).WithLabelValues(info.APIGroup, info.APIVersion, info.Resource),
 	}
+}
+
+// acceptOf returns what a request accepts, without spaces.
+func acceptOf(asked http.Header) string {
+	return strings.Join(strings.Fields(strings.Join(asked.Values("Accept"), ",")), "")
 }
 
 // of returns the object of an event that stands for frames, all of one event type.

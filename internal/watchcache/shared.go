@@ -178,6 +178,7 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 		From:           from,
 		Codec:          d.config.Codec,
 		Store:          s.store,
+		Convoys:        s.convoys,
 		Types:          s.opts.Types,
 		Bounded:        s.opts.Bounded,
 		HistoryBound:   s.opts.History,

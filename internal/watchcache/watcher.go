@@ -23,6 +23,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/weir-project/weir/internal/coalesce"
+	"github.com/weir-project/weir/internal/convoy"
 	"github.com/weir-project/weir/internal/eventlog"
 	"github.com/weir-project/weir/internal/frame"
 )
@@ -242,6 +243,8 @@ func (w *watcher) sendInitial() (bool, error) {
 	w.initial = nil
 	defer w.leave()
 	s := initialSender{watcher: w, all: selection.whole(w.match.prefix, w.cache.cfg.ResourcePrefix) && w.match.wantsAll()}
+	s.walk = w.joinInitial(selection)
+	defer s.walk.Leave()
 	selection.ascend(w.match.prefix, w.recursive(), s.send)
 	s.sendRow()
 	if s.narrow {
@@ -276,6 +279,8 @@ type initialSender struct {
 	*watcher
 	// all says that the watch selects all objects.
 	all bool
+	// walk keeps the watch with others that have begun at the same time.
+	walk *convoy.Walk
 	// sent is how many events have been sent, last the key of the last object that has been
 	// looked at.
 	sent int
@@ -322,6 +327,7 @@ func (s *initialSender) sendAll(frames []*frame.Frame) {
 }
 
 func (s *initialSender) sendFrame(f *frame.Frame) bool {
+	s.walk.Pass(f.Size())
 	if s.rows != nil && s.rows.together && !f.DefaultedOnRead() {
 		s.row = append(s.row, s.cache.as(f))
 		return !s.cut.Ends(f) || s.sendRow()

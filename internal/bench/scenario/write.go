@@ -121,11 +121,17 @@ type Writes struct {
 	WarmUp     int      `json:"warmUp"`     // operations before, not measured
 	ObjectSize int      `json:"objectSize"`
 	Data       []string `json:"data"`
+	// CreatePods has Pods created in place of ConfigMaps, and none updated.
+	CreatePods bool `json:"createPods,omitempty"`
 }
 
 // About implements Scenario.
 func (sc *Writes) About() About {
-	return About{Name: "writes", Label: "writes", Datasets: sc.Data, Rounds: 4, Writes: []string{"configmaps"}}
+	about := About{Name: "writes", Label: "writes", Datasets: sc.Data, Rounds: 4, Writes: []string{"configmaps"}}
+	if sc.CreatePods {
+		about.Label, about.Writes = "writes-pods", []string{"pods"}
+	}
+	return about
 }
 
 func (sc *Writes) run(ctx context.Context, s *session) error {
@@ -137,28 +143,20 @@ func (sc *Writes) run(ctx context.Context, s *session) error {
 		return err
 	}
 	defer remove()
-	configMaps := s.server.Client.CoreV1().ConfigMaps(namespace)
-	write := func(ctx context.Context, prefix string, i int) error {
-		object := dataset.NewConfigMap(prefix, i/2, i, sc.ObjectSize)
-		object.Labels[dataset.ScenarioLabel] = sc.About().Name
-		var err error
-		if i%2 == 0 {
-			_, err = configMaps.Create(ctx, object, metav1.CreateOptions{})
-		} else {
-			_, err = configMaps.Update(ctx, object, metav1.UpdateOptions{})
+	name, together, write := "writes", 2, sc.writeConfigMap
+	if sc.CreatePods {
+		name, together, write = "creations of Pods", 1, sc.createPod
+		if err := s.Place.PreparePods(ctx, s.server.Client); err != nil {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("write %d: %w", i, err)
-		}
-		return nil
 	}
 	// One worker's task is a create and the update after it, so that the update finds its object.
-	pairs := func(ctx context.Context, prefix string, n int, latency []float64) error {
-		return dataset.InParallel(ctx, sc.Writers, n/2, func(ctx context.Context, _, pair int) error {
-			for i := 2 * pair; i < 2*pair+2; i++ {
+	writes := func(ctx context.Context, first, n int, latency []float64) error {
+		return dataset.InParallel(ctx, sc.Writers, n/together, func(ctx context.Context, _, task int) error {
+			for i := together * task; i < together*(task+1); i++ {
 				began := time.Now()
-				if err := write(ctx, prefix, i); err != nil {
-					return err
+				if err := write(ctx, s, namespace, first+i); err != nil {
+					return fmt.Errorf("write %d: %w", first+i, err)
 				}
 				if latency != nil {
 					latency[i] = time.Since(began).Seconds()
@@ -167,13 +165,14 @@ func (sc *Writes) run(ctx context.Context, s *session) error {
 			return nil
 		})
 	}
-	if err := pairs(ctx, "warm-up", sc.WarmUp, nil); err != nil {
+	warmUp := sc.WarmUp / together * together
+	if err := writes(ctx, 0, warmUp, nil); err != nil {
 		return err
 	}
-	_, err = s.phase(ctx, fmt.Sprintf("writes x%d", sc.Writers), func(ctx context.Context, p *report.Phase) error {
-		latency := make([]float64, sc.Operations/2*2)
+	_, err = s.phase(ctx, fmt.Sprintf("%s x%d", name, sc.Writers), func(ctx context.Context, p *report.Phase) error {
+		latency := make([]float64, sc.Operations/together*together)
 		began := time.Now()
-		if err := pairs(ctx, "writes", sc.Operations, latency); err != nil {
+		if err := writes(ctx, warmUp, sc.Operations, latency); err != nil {
 			return err
 		}
 		p.Figures["writes/s"] = float64(len(latency)) / time.Since(began).Seconds()
@@ -181,5 +180,27 @@ func (sc *Writes) run(ctx context.Context, s *session) error {
 		p.Figures["write p99 ms"] = report.Quantile(latency, 0.99) * 1e3
 		return nil
 	})
+	return err
+}
+
+// writeConfigMap creates a ConfigMap if i is even, and updates that if it is not.
+func (sc *Writes) writeConfigMap(ctx context.Context, s *session, namespace string, i int) error {
+	configMaps := s.server.Client.CoreV1().ConfigMaps(namespace)
+	object := dataset.NewConfigMap("writes", i/2, i, sc.ObjectSize)
+	object.Labels[dataset.ScenarioLabel] = sc.About().Name
+	var err error
+	if i%2 == 0 {
+		_, err = configMaps.Create(ctx, object, metav1.CreateOptions{})
+	} else {
+		_, err = configMaps.Update(ctx, object, metav1.UpdateOptions{})
+	}
+	return err
+}
+
+// createPod creates Pod i as a controller does.
+func (sc *Writes) createPod(ctx context.Context, s *session, namespace string, i int) error {
+	pod := s.Place.Pod(i)
+	pod.Labels[dataset.ScenarioLabel] = sc.About().Name
+	_, err := s.server.Client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{FieldManager: "kube-controller-manager"})
 	return err
 }
