@@ -52,6 +52,10 @@ const (
 	// somebody reads or writes the resource; see package ondemand. Off, they are there from the first request on until the definition
 	// changes, as upstream's. It needs EncodedWatchCache.
 	CustomResourceCachesOnDemand featuregate.Feature = "CustomResourceCachesOnDemand"
+	// SharedCustomResourceStore is the gate of versions of a custom resource that are served from one cache, where they differ in nothing
+	// but their name: conversion is None, and pruning, defaults and selectable fields are the same. Off, each served version has a cache
+	// of its own, as with upstream. It needs EncodedWatchCache.
+	SharedCustomResourceStore featuregate.Feature = "SharedCustomResourceStore"
 )
 
 func init() {
@@ -66,6 +70,7 @@ func init() {
 		OpenAPIOnDemand:   {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 
 		CustomResourceCachesOnDemand: {{Version: version.MustParse("1.0"), Default: false, PreRelease: featuregate.Alpha}},
+		SharedCustomResourceStore:    {{Version: version.MustParse("1.0"), Default: false, PreRelease: featuregate.Alpha}},
 	}))
 }
 
@@ -87,7 +92,11 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	if limit.Go > 0 {
 		options.History, options.Derived = pace.History, pace.Derived
 	}
+	if utilfeature.DefaultFeatureGate.Enabled(SharedCustomResourceStore) {
+		options.Sharing = &watchcache.Sharing{Key: sharingKey, Linger: lingering}
+	}
 	caches := watchcache.NewCaches(options)
+	context.AfterFunc(ctx, caches.End)
 	p.caches, p.usage = caches, usage.NewRegistry(usage.DefaultNames)
 	theCacheMetrics.parts.Store(p)
 	readers.caches.Store(caches)

@@ -49,6 +49,9 @@ type Config struct {
 	DefaultedOnRead func(runtime.Object) bool
 	// KeepUIDs makes Frame.Identity work.
 	KeepUIDs bool
+	// Versions says that objects are custom resources which are served in several versions that differ in nothing but
+	// apiVersion; see Frame.In.
+	Versions bool
 }
 
 // Types knows built-in types.
@@ -72,8 +75,9 @@ type Codec struct {
 	// decoded is the type that the storage codec decodes to.
 	decoded reflect.Type
 
-	mu    sync.Mutex
-	types map[typeMeta]*objectType
+	mu       sync.Mutex
+	types    map[typeMeta]*objectType
+	versions map[string]*Version
 }
 
 // NewCodec returns a Codec.
@@ -133,6 +137,9 @@ func (c *Codec) Encode(key string, obj runtime.Object) (*Frame, error) {
 
 		defaultedOnRead: c.cfg.DefaultedOnRead != nil && c.cfg.DefaultedOnRead(obj),
 	}
+	if c.cfg.Versions && format == wire.JSON {
+		frame.apiVersionAt = findAPIVersion(frame.primary.object(), frame.typ)
+	}
 	frame.ownMetadata = frame.hasOwnMetadata(obj)
 	exact, err := c.exactly(frame, obj)
 	if err != nil {
@@ -161,7 +168,7 @@ func (c *Codec) intern(t typeMeta) *objectType {
 	if shared, ok := c.types[t]; ok {
 		return shared
 	}
-	shared := &objectType{typeMeta: t}
+	shared := &objectType{typeMeta: t, begin: fmt.Appendf(nil, `{"apiVersion":"%s"`, t.apiVersion)}
 	if types := c.cfg.Types; types != nil {
 		if obj, err := types.New(schema.FromAPIVersionAndKind(t.apiVersion, t.kind)); err == nil {
 			shared.json = transcode.For(reflect.TypeOf(obj).Elem())

@@ -4,6 +4,7 @@
 package frame
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"sync"
@@ -62,6 +63,31 @@ func (f *Frame) writeEvent(name encoding, typ string, get func() (encoded, error
 		}
 		total, _ := wire.EventSize(e.format, typ, len(e.object()))
 		return wire.AppendEvent(make([]byte, 0, total), e.format, typ, e.object()), ledger.Heap(total), nil
+	})
+	defer release()
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(data)
+	return err
+}
+
+// writeKept writes an event of type typ round the object as it is kept, with one Write.
+func (f *Frame) writeKept(typ string, w io.Writer) error {
+	if f.base == nil || f.apiVersionAt == 0 {
+		return f.writeEvent(encoding{}, typ, f.kept, w)
+	}
+	total, _ := wire.EventSize(wire.JSON, typ, f.keptSize())
+	if total < largeEvent {
+		buf := scratch.Get().(*bytes.Buffer)
+		defer putScratch(buf)
+		buf.Reset()
+		buf.Grow(total)
+		_, err := w.Write(f.appendEvent(buf.AvailableBuffer(), typ))
+		return err
+	}
+	data, release, err := f.codec.store.events.take(eventName{f, encoding{}, typ}, func() ([]byte, int64, error) {
+		return f.appendEvent(make([]byte, 0, total), typ), ledger.Heap(total), nil
 	})
 	defer release()
 	if err != nil {

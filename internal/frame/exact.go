@@ -264,4 +264,4 @@ func compile(t reflect.Type, known map[reflect.Type]*plan) *plan {
 
 // Exact tells whether the object is kept a second time, because the primary encoding loses
 // something of it.
-func (f *Frame) Exact() bool { return f.exact != nil }
+func (f *Frame) Exact() bool { return f.exact != nil || f.base != nil && f.base.exact != nil }

@@ -39,23 +39,28 @@ type Frame struct {
 	rev uint64
 	attrs
 	primary encoded
-	// defaultedOnRead: see Config.DefaultedOnRead.
-	defaultedOnRead bool
 	// exact is what Decode reads where the primary encoding does not give the object back as
 	// it was: CBOR of a custom resource; JSON or protobuf of the stored version of a built-in
 	// type. It is nil for nearly all objects. If it is there, all encodings but the primary
 	// one are made from it.
 	exact *[]byte
+	// base is the frame of which this one is a view in another version, nil if it is none; see In. A view has no
+	// primary encoding but its format: what it is written as is put together from that of base.
+	base *Frame
+	// id tells the frame from all others of the process.
+	id uint64
+	// derived is the list of the frame's other encodings; see Store.
+	derived atomic.Pointer[derived]
+	// defaultedOnRead: see Config.DefaultedOnRead.
+	defaultedOnRead bool
 	// ownMetadata says that the metadata in the primary encoding are those of the object:
 	// conversion to the stored version may add annotations, which whoever reads the object
 	// in another form does not see.
 	ownMetadata bool
-	// id tells the frame from all others of the process.
-	id uint64
 	// incompressible says that the primary encoding was seen not to compress.
 	incompressible atomic.Bool
-	// derived is the list of the frame's other encodings; see Store.
-	derived atomic.Pointer[derived]
+	// apiVersionAt is where the text of apiVersion is in the object's JSON, 0 if that is not known; see Config.Versions.
+	apiVersionAt uint32
 }
 
 var _ runtime.CacheableObject = (*Frame)(nil)
@@ -68,6 +73,8 @@ type typeMeta struct {
 // objectType is the type of encoded objects; one for all frames of a type.
 type objectType struct {
 	typeMeta
+	// begin is how the JSON of nearly all objects begins.
+	begin []byte
 	// json makes JSON of what is kept in protobuf; nil if it is not known how.
 	json *transcode.Object
 }
@@ -172,8 +179,12 @@ func (f *Frame) Fields() *Fields { return (*Fields)(f) }
 // it.
 const places = 56
 
-// Size returns how many bytes of the heap the frame keeps, without derived encodings.
+// Size returns how many bytes of the heap the frame keeps, without derived encodings. A view keeps nothing of its own: it has the size
+// of what it is a view of.
 func (f *Frame) Size() int64 {
+	if f.base != nil {
+		return f.base.Size()
+	}
 	const itself = int(unsafe.Sizeof(Frame{}))
 	n := ledger.Heap(itself) + ledger.Heap(len(f.key)) + ledger.Heap(len(f.packed)) + int64(cap(f.primary.data)) + places
 	if f.starts != nil {
@@ -208,6 +219,8 @@ func (f *Frame) Decode() (runtime.Object, error) {
 
 func (f *Frame) decodeKept() (runtime.Object, error) {
 	switch {
+	case f.base != nil:
+		return f.base.decodeAs(f.typ.apiVersion)
 	case f.exact != nil && f.codec.custom:
 		u := &unstructured.Unstructured{}
 		return u, direct.Unmarshal(*f.exact, &u.Object)
@@ -325,7 +338,7 @@ func (f *Frame) KeptIn(format wire.Format, apiVersion string) bool {
 
 func (f *Frame) as(format wire.Format, apiVersion string, encoder runtime.Encoder) (encoded, error) {
 	if f.KeptIn(format, apiVersion) {
-		return f.primary, nil
+		return f.kept()
 	}
 	if encoder == nil {
 		return encoded{}, fmt.Errorf("there is no encoder of %s into %s %s", f.key, format, apiVersion)
@@ -410,7 +423,7 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 	v := variantOf(id)
 	switch {
 	case v.plain && f.KeptIn(v.objectFormat, v.apiVersion):
-		return f.writeEvent(encoding{}, v.eventType, func() (encoded, error) { return f.primary, nil }, w)
+		return f.writeKept(v.eventType, w)
 	case !v.watch || v.columns:
 		// Column definitions are sent once per stream, and encoding anew is what tells
 		// upstream's encoder that they have been sent.

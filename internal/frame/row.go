@@ -37,7 +37,7 @@ type Cutter struct{ size int }
 
 // Ends tells whether the row that f is added to ends with it.
 func (c *Cutter) Ends(f *Frame) bool {
-	size := len(f.primary.data)
+	size := f.keptSize()
 	c.size += size
 	if c.size < rowLeast {
 		return false
@@ -197,6 +197,9 @@ func (e Events) Write(w io.Writer) error {
 }
 
 func (e Events) write(f *Frame, w io.Writer) error {
+	if f.base != nil && e.Kept() {
+		return f.writeKept(e.v.eventType, w) // JSON, which has no framing
+	}
 	object, err := f.unkept(e.v, e.encode)
 	if err != nil {
 		return err
@@ -214,7 +217,7 @@ func (e Events) write(f *Frame, w io.Writer) error {
 // not kept: what is compressed is.
 func (f *Frame) unkept(v *variant, encode func(runtime.Object, io.Writer) error) (encoded, error) {
 	if v.plain && f.KeptIn(v.objectFormat, v.apiVersion) {
-		return f.primary, nil
+		return f.kept()
 	}
 	if e, ok := f.peek(encoding{id: v.object, envelope: v.envelope, perishable: v.table}); ok {
 		return e, nil

@@ -150,6 +150,8 @@ type derived struct {
 	// pending is there until encoded is set, and stays if it never is.
 	pending atomic.Pointer[pending]
 	encoded
+	// view is there, alone, if it is a view of the frame that is kept; see Frame.In.
+	view *Frame
 	// made is when, since started, for those that perish. Set before pending is taken away.
 	made time.Duration
 	// marks are used and byOthers.
@@ -180,6 +182,9 @@ func (d *derived) cost() int64 {
 	n := ledger.Heap(itself) + int64(cap(d.data))
 	if d.segment != nil {
 		n += d.segment.cost()
+	}
+	if d.view != nil {
+		n += ledger.Heap(int(unsafe.Sizeof(Frame{})))
 	}
 	return n
 }
@@ -270,6 +275,29 @@ func (s *Store) get(f *Frame, name encoding, build func() (encoded, error)) (enc
 	}
 	d.wanted()
 	return d.encoded, nil
+}
+
+// view returns the frame's view of that name, made by build if there is none yet.
+func (s *Store) view(f *Frame, name encoding, build func() *Frame) *Frame {
+	d := f.find(name)
+	if d == nil {
+		var p *pending
+		if d, p = s.claim(f, name); p != nil {
+			s.finish(d, p, func() (encoded, error) {
+				d.view = build()
+				return encoded{}, nil
+			})
+			return d.view
+		}
+	}
+	if p := d.pending.Load(); p != nil {
+		<-p.done
+		if p.err != nil {
+			return build()
+		}
+	}
+	d.wanted()
+	return d.view
 }
 
 // claim returns the frame's encoding. If the caller has to make it, p is there.

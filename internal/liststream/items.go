@@ -119,9 +119,14 @@ func (m *maker) objects() itemFunc {
 		return derived(m.encoding, id, false, build)
 	default:
 		encoder := m.types.Encoder(wire.JSON, m.version)
-		var prefix []byte
+		var prefix, view []byte
 		kind := ""
 		return func(f *frame.Frame) ([]byte, []byte, error) {
+			if f.View() && f.KeptIn(wire.JSON, apiVersion) {
+				var err error
+				view, err = f.AppendView(view[:0])
+				return nil, view, err
+			}
 			object, err := m.object(f, apiVersion, encoder)
 			if err != nil {
 				return nil, nil, err
@@ -183,13 +188,14 @@ func (m *maker) metadata() itemFunc {
 		return e.marshal(partial, w)
 	})
 	if e != inProtobuf {
-		return made
+		// Metadata are the same in every version.
+		return func(f *frame.Frame) ([]byte, []byte, error) { return made(f.Base()) }
 	}
 	var buf []byte
 	return func(f *frame.Frame) ([]byte, []byte, error) {
 		metadata, ok := f.Metadata()
 		if !ok {
-			return made(f)
+			return made(f.Base())
 		}
 		buf = wire.AppendProtobufMetadata(buf[:0], metadata)
 		return nil, buf, nil

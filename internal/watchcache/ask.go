@@ -25,8 +25,11 @@ func (c *Cache) Peek(name string) *frame.Frame {
 	if err != nil {
 		return nil
 	}
-	f, _ := v.objects.Get(strings.TrimSuffix(c.cfg.ResourcePrefix, "/") + "/" + name)
-	return f
+	f, ok := v.objects.Get(strings.TrimSuffix(c.cfg.ResourcePrefix, "/") + "/" + name)
+	if !ok {
+		return nil
+	}
+	return c.as(f)
 }
 
 // WatchAll is Watch of the whole resource.
@@ -56,7 +59,7 @@ func (c *Cache) Frames() ([]*frame.Frame, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.Collect(v.objects.All()), nil
+	return slices.Collect(c.served(v.objects.All())), nil
 }
 
 // DefaultedOnRead returns how many objects of the cache a list in place has to decode, and how
@@ -73,7 +76,7 @@ func (c *Cache) DefaultedOnRead() (objects int, bytes int64) {
 // Answers tells whether the cache answers a list with such options now, or has to send it
 // to etcd. It is false for options that are not valid.
 func (c *Cache) Answers(opts metav1.ListOptions) bool {
-	result, err := delegator.ShouldDelegateListMeta(&opts, rules{c})
+	result, err := delegator.ShouldDelegateListMeta(&opts, rules{c.follower})
 	return err == nil && !result.ShouldDelegate && (opts.ResourceVersion == "0" || !c.stalled())
 }
 

@@ -30,6 +30,8 @@ type Options struct {
 	// storage to clients (generic registry Store.Decorator), and tells of an object whether
 	// it does.
 	DefaultedOnRead map[schema.GroupResource]func(runtime.Object) bool
+	// Sharing has several storages be answered from one follower. Optional: none are.
+	Sharing *Sharing
 }
 
 // Caches are the caches of one server, by resource. They share the budget for derived
@@ -43,6 +45,9 @@ type Caches struct {
 	// of has the caches of each resource that run: a custom resource has one for each
 	// version.
 	of map[schema.GroupResource][]*Cache
+	// shared are the followers that several of them may answer from, by key. ended says that none lingers any more.
+	shared map[string]*shared
+	ended  bool
 }
 
 // NewCaches returns an empty set.
@@ -52,6 +57,8 @@ func NewCaches(opts Options) *Caches {
 		store:   frame.NewStore(frame.DefaultBudget, ledger.Process),
 		convoys: convoy.New(window, clock.RealClock{}),
 		of:      map[schema.GroupResource][]*Cache{},
+
+		shared: map[string]*shared{},
 	}
 }
 
@@ -78,12 +85,22 @@ func (s *Caches) Relieve() {
 	}
 }
 
-func (s *Caches) all() []*Cache {
+// all returns the followers, each once, also those that linger.
+func (s *Caches) all() []*follower {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []*Cache
+	var all []*follower
 	for _, of := range s.of {
-		all = append(all, of...)
+		for i, c := range of {
+			if !slices.ContainsFunc(of[:i], func(o *Cache) bool { return o.follower == c.follower }) {
+				all = append(all, c.follower)
+			}
+		}
+	}
+	for _, x := range s.shared {
+		if x.timer != nil {
+			all = append(all, x.follower)
+		}
 	}
 	return all
 }

@@ -4,7 +4,6 @@
 package watchcache
 
 import (
-	"fmt"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -32,43 +31,15 @@ func (s *Caches) DecoratorFrom(from uint64) generic.StorageDecorator {
 		trigger storage.IndexerFuncs,
 		indexers *cache.Indexers,
 	) (storage.Interface, factory.DestroyFunc, error) {
-		raw, destroy, err := generic.NewRawStorage(config, newFunc, newListFunc, resourcePrefix)
+		c, destroy, err := s.open(decorated{config, resourcePrefix, keyFunc, newFunc, newListFunc, getAttrs, trigger, indexers}, from)
 		if err != nil {
-			return raw, destroy, err
-		}
-		c, err := New(Config{
-			Storage:        mended(raw),
-			Versioner:      storage.APIObjectVersioner{},
-			GroupResource:  config.GroupResource,
-			History:        config.EventsHistoryWindow,
-			ResourcePrefix: resourcePrefix,
-			KeyFunc:        keyFunc,
-			GetAttrs:       getAttrs,
-			Trigger:        trigger,
-			Indexers:       indexers,
-			NewFunc:        newFunc,
-			NewListFunc:    newListFunc,
-			Leased:         leased(config.GroupResource),
-			From:           from,
-			Codec:          config.Codec,
-			Store:          s.store,
-			Convoys:        s.convoys,
-			Types:          s.opts.Types,
-			Bounded:        s.opts.Bounded,
-			HistoryBound:   s.opts.History,
-
-			DefaultedOnRead: s.opts.DefaultedOnRead[config.GroupResource],
-		})
-		if err != nil {
-			destroy()
-			return nil, func() {}, fmt.Errorf("starting the watch cache of %s: %w", config.GroupResource, err)
+			return nil, func() {}, err
 		}
 		s.add(c)
 		var once sync.Once
 		return c, func() {
 			once.Do(func() {
 				s.remove(c)
-				c.Stop()
 				destroy()
 			})
 		}, nil

@@ -15,6 +15,9 @@
 // comes. Writes go to the etcd3 store, with the cached object as the suggestion that
 // saves a read.
 //
+// follower is what follows etcd; a Cache serves it in one version. Several versions of a custom resource may be
+// served from one follower; see shared.go.
+//
 // What is served, refused or passed to etcd, and with which errors, follows
 // k8s.io/apiserver/pkg/storage/cacher (CacheDelegator and Cacher); what that package
 // exports is used: the rules of delegation, the progress requester, the consistency

@@ -139,7 +139,7 @@ func FuzzScope(f *testing.F) {
 			return // no such object, or no such request
 		}
 		pred := storage.SelectionPredicate{Label: labels.Everything(), Field: sel, GetAttrs: podAttrs, IndexFields: []string{"spec.nodeName"}}
-		c := &Cache{cfg: Config{GroupResource: schema.GroupResource{Resource: "pods"}}}
+		c := &Cache{follower: &follower{cfg: Config{GroupResource: schema.GroupResource{Resource: "pods"}}}}
 		if trigger {
 			c.trigger = "spec.nodeName"
 		}

@@ -15,7 +15,7 @@ import (
 )
 
 // generation is the cache between one full read of etcd and the next. All fields
-// but log and back are guarded by Cache.mu.
+// but log and back are guarded by follower.mu.
 type generation struct {
 	log *eventlog.Log[scope, *change]
 	// back, with room for one, tells the source why everything has to be read anew.
@@ -43,7 +43,7 @@ type generation struct {
 // expireLater has expire called in a while, unless it is going to be called anyway. So
 // there is a timer for as long as there are events that become too old, also while nothing
 // happens, and no longer.
-func (g *generation) expireLater(c *Cache, in time.Duration) {
+func (g *generation) expireLater(c *follower, in time.Duration) {
 	if g.expiring.Load() || g.expiring.Swap(true) {
 		return
 	}
@@ -54,7 +54,7 @@ func (g *generation) expireLater(c *Cache, in time.Duration) {
 	}
 }
 
-// end has expire not called any more. It needs Cache.mu.
+// end has expire not called any more. It needs follower.mu.
 func (g *generation) end() {
 	g.ended = true
 	if g.timer != nil {
@@ -63,7 +63,7 @@ func (g *generation) end() {
 }
 
 // expire lets go of events that have become too old, and of the views before them.
-func (g *generation) expire(c *Cache) {
+func (g *generation) expire(c *follower) {
 	g.expiring.Store(false)
 	in := g.log.Expire()
 	g.follow(c, g.log.Floor())
@@ -73,7 +73,7 @@ func (g *generation) expire(c *Cache) {
 }
 
 // follow drops the views that answer only for revisions below floor, the log's.
-func (g *generation) follow(c *Cache, floor uint64) {
+func (g *generation) follow(c *follower, floor uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	g.advance(g.rev, floor)

@@ -37,7 +37,7 @@ type handoverBench struct {
 func newHandoverBench(b *testing.B) *handoverBench {
 	b.Helper()
 	h := &handoverBench{handed: make(chan int, 1)}
-	h.Cache = &Cache{cfg: Config{Clock: clock.RealClock{}, History: MinHistory, GroupResource: podResource, Versioner: storage.APIObjectVersioner{}, NewFunc: newPod, GetAttrs: podAttrs}}
+	h.Cache = &Cache{newFunc: newPod, follower: &follower{cfg: Config{Clock: clock.RealClock{}, History: MinHistory, GroupResource: podResource, Versioner: storage.APIObjectVersioner{}, NewFunc: newPod, GetAttrs: podAttrs}}}
 	h.dispatch = metrics.NewWatcherMetricsObservers(podResource)
 	h.codec = frame.NewCodec(frame.Config{
 		Codec: protobufCodec, NewFunc: newPod, Attrs: podAttrs, Versioner: h.cfg.Versioner,

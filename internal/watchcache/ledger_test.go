@@ -57,7 +57,7 @@ func TestLedgerAgainstHeap(t *testing.T) {
 	const n = 10_000
 	var bound atomic.Int64
 	bound.Store(1 << 40)
-	c := &Cache{begun: make(chan struct{}), cfg: Config{
+	c := &follower{begun: make(chan struct{}), cfg: Config{
 		Clock: clock.RealClock{}, History: MinHistory, GroupResource: podResource, Versioner: storage.APIObjectVersioner{},
 		NewFunc: newPod, GetAttrs: podAttrs, HistoryBound: bound.Load,
 		KeyFunc: func(obj kruntime.Object) (string, error) { return podKey(obj.(*example.Pod)), nil },

@@ -29,7 +29,7 @@ func pageOf(bytes int64, n int) int64 {
 
 // inPages is the storage as the consistency checker reads it: in smaller pages than the 10,000 objects that it asks
 // for.
-type inPages struct{ *Cache }
+type inPages struct{ *follower }
 
 // GetList reads a page of the storage.
 func (p inPages) GetList(ctx context.Context, key string, opts storage.ListOptions, listObj runtime.Object) error {

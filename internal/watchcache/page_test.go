@@ -46,7 +46,7 @@ func TestCheckedInPages(t *testing.T) {
 	}
 	store.lists.Store(0)
 	store.most.Store(0)
-	checker := consistency.NewChecker(podPrefix, podResource, newPodList, identities{s.Cache}, inPages{s.Cache})
+	checker := consistency.NewChecker(podPrefix, podResource, newPodList, identities{s.follower}, inPages{s.follower})
 	digests, err := checker.CalculateDigests(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -93,7 +93,7 @@ func (d *doubts) trusts() bool {
 }
 
 // requestProgress asks etcd how far the cache's watch is, if etcd's answer can be relied on.
-func (c *Cache) requestProgress(ctx context.Context) error {
+func (c *follower) requestProgress(ctx context.Context) error {
 	if !delegator.ConsistentReadSupported() || !c.doubts.asks() {
 		return nil
 	}

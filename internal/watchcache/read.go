@@ -76,7 +76,7 @@ func (c *Cache) Get(ctx context.Context, key string, opts storage.GetOptions, ob
 		}
 		return storage.NewKeyNotFoundError(key, int64(at))
 	}
-	obj, err := f.Decode()
+	obj, err := f.DecodeIn(c.version)
 	if err != nil {
 		return storage.NewInternalError(err)
 	}
@@ -91,7 +91,7 @@ func (c *Cache) GetList(ctx context.Context, key string, opts storage.ListOption
 	if _, _, err := storage.ValidateListOptions(c.cfg.ResourcePrefix, c.cfg.Versioner, opts); err != nil {
 		return err
 	}
-	rule, err := delegator.ShouldDelegateList(opts, rules{c})
+	rule, err := delegator.ShouldDelegateList(opts, rules{c.follower})
 	if err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func selectsAll(p storage.SelectionPredicate) bool {
 }
 
 // rules tells delegator.ShouldDelegateList what the cache can answer.
-type rules struct{ c *Cache }
+type rules struct{ c *follower }
 
 var _ delegator.Helper = rules{}
 
@@ -221,7 +221,7 @@ func (r rules) ShouldDelegateConsistentRead() (delegator.Result, error) {
 	return delegator.Result{ConsistentRead: true, ShouldDelegate: !delegator.ConsistentReadSupported()}, nil
 }
 
-func (c *Cache) viewAt(gen *generation, rev uint64) (view, bool) {
+func (c *follower) viewAt(gen *generation, rev uint64) (view, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return gen.at(rev)
@@ -363,7 +363,7 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 		metrics.RecordListCacheMetrics(c.cfg.GroupResource, used, p.seen, p.count)
 	}
 	leave := c.readers.enter(sel.view.bytes)
-	plan := liststream.Plan{Frames: p.frames, Count: p.count, Messages: p.messages, Done: leave}
+	plan := liststream.Plan{Frames: c.served(p.frames), Count: p.count, Messages: p.messages, Done: leave}
 	if !p.more && m.wantsAll() && sel.from == "" && sel.index < 0 {
 		plan.Join = func(form string) *convoy.Walk { return c.join(prefix, form, ctx.Done()) }
 	}
@@ -380,7 +380,7 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 	}
 	items.Set(reflect.MakeSlice(items.Type(), 0, count))
 	for f := range returned {
-		obj, err := f.Decode()
+		obj, err := f.DecodeIn(c.version)
 		if err != nil {
 			return storage.NewInternalError(err)
 		}
@@ -402,6 +402,20 @@ func (c *Cache) list(ctx context.Context, key string, opts storage.ListOptions, 
 		opts.Predicate.SetShardInfoOnList(listObj)
 	}
 	return nil
+}
+
+// served returns frames in the version that is served.
+func (c *Cache) served(frames iter.Seq[*frame.Frame]) iter.Seq[*frame.Frame] {
+	if c.version == nil {
+		return frames
+	}
+	return func(yield func(*frame.Frame) bool) {
+		for f := range frames {
+			if !yield(c.as(f)) {
+				return
+			}
+		}
+	}
 }
 
 // itemsOf returns the slice of items of a list.
@@ -501,7 +515,7 @@ func (c *Cache) indexFor(ctx context.Context, pred storage.SelectionPredicate) (
 }
 
 // keys returns the key of every object, for the estimate of their size.
-func (c *Cache) keys(ctx context.Context) ([]string, error) {
+func (c *follower) keys(ctx context.Context) ([]string, error) {
 	ctx, span := tracing.Start(ctx, "cacher.getKeys",
 		attribute.String("audit-id", audit.GetAuditIDTruncated(ctx)))
 	defer span.End(500 * time.Millisecond)
@@ -526,7 +540,7 @@ func (c *Cache) keys(ctx context.Context) ([]string, error) {
 // identities is the cache as the consistency checker sees it: its objects have a
 // namespace, a name and a revision, and nothing else. The checker looks at no more, and
 // decoding the whole resource every few minutes would cost what the cache saves.
-type identities struct{ *Cache }
+type identities struct{ *follower }
 
 // GetList fills listObj with all objects of the cache, whatever opts say: the checker
 // asks for nothing else.

@@ -41,7 +41,7 @@ const (
 )
 
 // follow keeps the cache equal to etcd until ctx ends.
-func (c *Cache) follow(ctx context.Context) {
+func (c *follower) follow(ctx context.Context) {
 	failed := 0 // how often in a row the resource could not be read
 	from := c.cfg.From
 	var inTheWay *obstacle // what the attempt before has found
@@ -91,7 +91,7 @@ func (c *Cache) follow(ctx context.Context) {
 }
 
 // pause waits before the storage is asked again. It returns false if ctx has ended.
-func (c *Cache) pause(ctx context.Context) bool {
+func (c *follower) pause(ctx context.Context) bool {
 	timer := c.cfg.Clock.NewTimer(restartDelay)
 	defer timer.Stop()
 	select {
@@ -105,7 +105,7 @@ func (c *Cache) pause(ctx context.Context) bool {
 // source reads the resource once and follows it from there. It belongs to one
 // goroutine.
 type source struct {
-	cache *Cache
+	cache *follower
 	start time.Time
 	state *state
 	// rev is the revision up to which the state is complete, but if part: then others of the

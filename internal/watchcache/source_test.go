@@ -141,7 +141,7 @@ func TestCompactedPast(t *testing.T) {
 	e := newFaultyEtcd(t)
 	o := storeOptions{prefix: "/registry"}
 	direct := newStore(t, e.direct, o)
-	writer := &subject{Cache: &Cache{cfg: Config{Storage: direct}}, client: e.direct, opts: o}
+	writer := &subject{Cache: &Cache{follower: &follower{cfg: Config{Storage: direct}}}, client: e.direct, opts: o}
 	first := writer.put(t, pod("first"))
 	gone := writer.put(t, pod("gone"))
 
@@ -287,7 +287,7 @@ func TestNothingIsLeft(t *testing.T) {
 	gates{features.SizeBasedListCostEstimate: false}.set(t)
 	client := etcd.Run(t)
 	store := newStore(t, client, storeOptions{prefix: "/registry", still: true})
-	writer := &subject{Cache: &Cache{cfg: Config{Storage: store}}, client: client}
+	writer := &subject{Cache: &Cache{follower: &follower{cfg: Config{Storage: store}}}, client: client}
 	writer.churn(t, 100, 100)
 	live := func() {
 		c, err := New(podConfig(store, nil))

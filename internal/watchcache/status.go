@@ -53,7 +53,7 @@ type Reader struct {
 }
 
 // Status returns what the cache holds.
-func (c *Cache) Status() Status {
+func (c *follower) Status() Status {
 	s := Status{Resource: c.cfg.GroupResource}
 	gen, rev, v, err := c.current()
 	if err != nil {
@@ -71,13 +71,13 @@ func (c *Cache) Status() Status {
 }
 
 // StorageRevision returns the revision of the storage, of which it asks etcd.
-func (c *Cache) StorageRevision(ctx context.Context) (uint64, error) {
+func (c *follower) StorageRevision(ctx context.Context) (uint64, error) {
 	return c.cfg.Storage.GetCurrentResourceVersion(ctx)
 }
 
 // catchUp waits until the cache is complete up to rev, or ctx ends. Of a resource that does not change etcd has to be asked for
 // that, as for a consistent list.
-func (c *Cache) catchUp(ctx context.Context, rev uint64) {
+func (c *follower) catchUp(ctx context.Context, rev uint64) {
 	if _, at, _, err := c.current(); err != nil || at >= rev || !delegator.ConsistentReadSupported() {
 		return
 	}
@@ -101,7 +101,7 @@ func (c *Cache) catchUp(ctx context.Context, rev uint64) {
 }
 
 // lagging returns the watches that have something to read, at most so many.
-func (c *Cache) lagging(most int) []Reader {
+func (c *follower) lagging(most int) []Reader {
 	gen, _, _, err := c.current()
 	if err != nil {
 		return nil

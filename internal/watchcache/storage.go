@@ -44,7 +44,7 @@ func (c *Cache) suggest(key string) runtime.Object {
 	if !ok {
 		return nil
 	}
-	obj, err := f.Decode()
+	obj, err := f.DecodeIn(c.version)
 	if err != nil {
 		klog.ErrorS(err, "Watch cache: a cached object cannot be decoded, writing without it", "key", key)
 		return nil

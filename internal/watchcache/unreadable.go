@@ -57,7 +57,7 @@ func (e *stalledError) Unwrap() error { return e.cause }
 // listPast answers a list from etcd because the cache has stalled. A page without a
 // selector, and a single object, are a bounded load on etcd; of the others a few go at
 // once, and the rest wait for their turn.
-func (c *Cache) listPast(ctx context.Context, why *stalledError, key string, opts storage.ListOptions, listObj runtime.Object) error {
+func (c *follower) listPast(ctx context.Context, why *stalledError, key string, opts storage.ListOptions, listObj runtime.Object) error {
 	if !bounded(opts) {
 		timeout := c.cfg.Clock.NewTimer(freshTimeout)
 		defer timeout.Stop()
@@ -104,7 +104,7 @@ func (o *obstacle) because(err error) error {
 
 // findObstacle looks for what keeps the resource from being read, and returns nil if
 // nothing does. It reads all of the resource, more than once, and keeps none of it.
-func (c *Cache) findObstacle(ctx context.Context) *obstacle {
+func (c *follower) findObstacle(ctx context.Context) *obstacle {
 	ctx, cancel := context.WithTimeout(ctx, diagnosisTimeout)
 	defer cancel()
 	// A selector that wants nothing has the storage decode everything, gather what fails,
@@ -137,7 +137,7 @@ func (c *Cache) findObstacle(ctx context.Context) *obstacle {
 
 // readable reads up to limit objects from a key on. It returns the key to go on from, ""
 // at the end.
-func (c *Cache) readable(ctx context.Context, from string, limit int64) (next string, err error) {
+func (c *follower) readable(ctx context.Context, from string, limit int64) (next string, err error) {
 	prefix, err := storage.PrepareKey(c.cfg.ResourcePrefix, c.cfg.ResourcePrefix, true)
 	if err != nil {
 		return "", err
@@ -163,7 +163,7 @@ func (c *Cache) readable(ctx context.Context, from string, limit int64) (next st
 
 // gone tells whether the object in the way can be read now, or is no longer there. That
 // is one small read.
-func (c *Cache) gone(ctx context.Context, o *obstacle) bool {
+func (c *follower) gone(ctx context.Context, o *obstacle) bool {
 	if o.unknown || o.repaired {
 		return o.repaired
 	}
@@ -176,7 +176,7 @@ func (c *Cache) gone(ctx context.Context, o *obstacle) bool {
 // delay waits before everything is read again, the longer the more often that has failed
 // in a row, because it is a load on etcd; but no longer than the obstacle, if one is
 // known, is in the way. It returns false if ctx has ended.
-func (c *Cache) delay(ctx context.Context, failed int, o *obstacle) bool {
+func (c *follower) delay(ctx context.Context, failed int, o *obstacle) bool {
 	until := c.cfg.Clock.Now().Add(min(maxRestartDelay, restartDelay<<min(max(failed-1, 0), 10)))
 	for {
 		if !c.pause(ctx) {
@@ -190,7 +190,7 @@ func (c *Cache) delay(ctx context.Context, failed int, o *obstacle) bool {
 
 // logFailure says why the resource could not be followed, and names the objects that
 // could not be read.
-func (c *Cache) logFailure(what string, err error) {
+func (c *follower) logFailure(what string, err error) {
 	var keys []string
 	var status apierrors.APIStatus
 	if errors.As(err, &status) && status.Status().Details != nil {
@@ -279,7 +279,7 @@ func (s *source) stall(why error) {
 }
 
 // stalled tells whether the cache has a state that cannot be followed now.
-func (c *Cache) stalled() bool {
+func (c *follower) stalled() bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.gen != nil && c.gen.stalled != nil

@@ -540,10 +540,10 @@ func TestGoingBackInSilence(t *testing.T) {
 func TestObstacleUnknown(t *testing.T) {
 	failure := errors.New("the storage's own")
 	o := &obstacle{unknown: true}
-	if (&Cache{}).gone(t.Context(), o) {
+	if (&follower{}).gone(t.Context(), o) {
 		t.Error("an obstacle that has not been found is taken for gone")
 	}
-	if !(&Cache{}).gone(t.Context(), &obstacle{repaired: true}) {
+	if !(&follower{}).gone(t.Context(), &obstacle{repaired: true}) {
 		t.Error("an obstacle that has gone while it was looked for is waited for")
 	}
 	for _, o := range []*obstacle{nil, o} {

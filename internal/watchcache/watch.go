@@ -115,6 +115,9 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 	w.stream.Busy()
 	w.busy = true
 	w.detach = context.AfterFunc(ctx, w.Stop)
+	if c.serving != nil {
+		w.leaves = context.AfterFunc(c.serving, w.Stop)
+	}
 	go w.run(w.begin)
 	return w, nil
 }

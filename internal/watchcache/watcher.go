@@ -52,10 +52,12 @@ type watcher struct {
 	ctx    context.Context
 	result chan watch.Event
 	// stop is closed by Stop, which any goroutine may call; the end of ctx does so too,
-	// until detach is called.
+	// until detach is called, and that of the cache if it ends before its follower.
 	stop   chan struct{}
 	once   sync.Once
 	detach func() bool
+	// leaves is as detach, for the end of cache.serving; nil if that is nil.
+	leaves func() bool
 	match  matcher
 	// stream is the connection that the events go to, or nil; busy is what it was told last.
 	stream *coalesce.Stream
@@ -134,15 +136,15 @@ func (w *watcher) Deliver(ch *change) bool {
 	var event watch.Event
 	switch {
 	case is && was:
-		event = watch.Event{Type: watch.Modified, Object: ch.cur}
+		event = watch.Event{Type: watch.Modified, Object: w.cache.as(ch.cur)}
 	case is:
-		event = watch.Event{Type: watch.Added, Object: ch.cur}
+		event = watch.Event{Type: watch.Added, Object: w.cache.as(ch.cur)}
 	case was:
 		last := ch.last.Load()
 		if last == nil || ch.cur != nil && last.DefaultedOnRead() {
 			return false // it has to be encoded first, or decoded
 		}
-		event = watch.Event{Type: watch.Deleted, Object: last}
+		event = watch.Event{Type: watch.Deleted, Object: w.cache.as(last)}
 	default:
 		w.sent = ch.rev
 		return true
@@ -189,6 +191,9 @@ func (w *watcher) finish(err error) {
 	defer close(w.result)
 	w.cursor.Close()
 	w.detach()
+	if w.leaves != nil {
+		w.leaves()
+	}
 	w.stall.end()
 	if w.timer != nil {
 		w.timer.Stop()
@@ -324,7 +329,7 @@ func (s *initialSender) sendAll(frames []*frame.Frame) {
 func (s *initialSender) sendFrame(f *frame.Frame) bool {
 	s.walk.Pass(f.Size())
 	if s.rows != nil && s.rows.together && !f.DefaultedOnRead() {
-		s.row = append(s.row, f)
+		s.row = append(s.row, s.cache.as(f))
 		return !s.cut.Ends(f) || s.sendRow()
 	}
 	if !s.sendRow() {
@@ -365,9 +370,9 @@ func (s *initialSender) sendEvent(event watch.Event, n int) bool {
 // storage has to see that: upstream's live events pass it as they are, the others not.
 func (w *watcher) eventWith(t watch.EventType, f *frame.Frame, decoded bool) (watch.Event, error) {
 	if !decoded || !f.DefaultedOnRead() {
-		return watch.Event{Type: t, Object: w.rows.one(f)}, nil
+		return watch.Event{Type: t, Object: w.rows.one(w.cache.as(f))}, nil
 	}
-	obj, err := f.Decode()
+	obj, err := f.DecodeIn(w.cache.version)
 	return watch.Event{Type: t, Object: obj}, err
 }
 
@@ -476,7 +481,7 @@ func (w *watcher) sendChange(ch *change) (bool, error) {
 // observe measures the way of a change of which an event has been handed over now, for which
 // it had to wait: once for all watches that the dispatcher has handed it to, and for each
 // that has taken it by itself.
-func (c *Cache) observe(ch *change, waited time.Duration) {
+func (c *follower) observe(ch *change, waited time.Duration) {
 	c.dispatch.ObserveStage(metrics.StageStorageToCache, ch.received.Sub(ch.recorded))
 	c.dispatch.ObserveStage(metrics.StageCacheToWatcher, waited)
 	c.dispatch.ObserveStage(metrics.StageTotal, c.cfg.Clock.Since(ch.recorded))
@@ -530,7 +535,7 @@ func (w *watcher) affected(ch *change) (is, was bool, err error) {
 // sendBookmark tells the client that it has seen everything up to rev, and, if end,
 // that these were the initial events. It returns true if the watch has ended.
 func (w *watcher) sendBookmark(rev uint64, end bool) (ended bool, err error) {
-	obj := w.cache.cfg.NewFunc()
+	obj := w.cache.newFunc()
 	if err := w.annotate(obj, rev, end); err != nil {
 		return false, err
 	}

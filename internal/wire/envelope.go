@@ -65,11 +65,7 @@ func EventSize(f Format, eventType string, size int) (total, offset int) {
 func AppendEvent(dst []byte, f Format, eventType string, object []byte) []byte {
 	switch f {
 	case JSON:
-		dst = append(dst, jsonHead...)
-		dst = append(dst, eventType...)
-		dst = append(dst, jsonMiddle...)
-		dst = append(dst, object...)
-		return append(dst, jsonTail...)
+		return AppendJSONEvent(dst, eventType, object)
 	case Protobuf:
 		extension := 1 + uvarintLen(uint64(len(object))) + len(object)
 		dst = append(dst, typeTag)
@@ -83,6 +79,17 @@ func AppendEvent(dst []byte, f Format, eventType string, object []byte) []byte {
 	default:
 		panic(fmt.Sprintf("wire: no envelope in format %d", f)) // a programmer's error: formats come from code
 	}
+}
+
+// AppendJSONEvent is AppendEvent for JSON, of an object in parts.
+func AppendJSONEvent(dst []byte, eventType string, object ...[]byte) []byte {
+	dst = append(dst, jsonHead...)
+	dst = append(dst, eventType...)
+	dst = append(dst, jsonMiddle...)
+	for _, part := range object {
+		dst = append(dst, part...)
+	}
+	return append(dst, jsonTail...)
 }
 
 // uvarintLen returns the length of x as a protobuf varint.

@@ -1,0 +1,218 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package watchcache
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Sharing says which storages may be answered from one follower.
+type Sharing struct {
+	// Key returns the same key for storages whose codecs make the same of whatever is stored, but for apiVersion, and encode alike
+	// whatever they are given, in any of these versions; false if that is not known. What newFunc and newListFunc return is of the
+	// version that is served.
+	Key func(config *storagebackend.ConfigForResource, newFunc, newListFunc func() runtime.Object) (string, bool)
+	// Linger is how long a follower goes on that nobody answers from.
+	Linger time.Duration
+}
+
+// shared is a follower that several Caches may answer from, and the storage that it follows, which they read and write.
+type shared struct {
+	resource schema.GroupResource
+	// made is closed when follower and end, or err, are set, which do not change from then on.
+	made     chan struct{}
+	follower *follower
+	err      error
+	// end stops the follower and the storage.
+	end func()
+
+	// Guarded by Caches.mu: users are those who answer from the follower, or wait for it. If there are none, and the follower lingers,
+	// timer ends that.
+	users int
+	timer *time.Timer
+}
+
+// share returns what is shared under a key, which start makes if it is not there. release must be called.
+func (s *Caches) share(key string, resource schema.GroupResource, start func() (*follower, func(), error)) (x *shared, release func(), err error) {
+	s.mu.Lock()
+	x, there := s.shared[key]
+	if !there {
+		x = &shared{resource: resource, made: make(chan struct{})}
+		s.shared[key] = x
+	}
+	x.users++
+	if x.timer != nil {
+		x.timer.Stop()
+		x.timer = nil
+	}
+	superseded := s.supersedeLocked(key, resource)
+	s.mu.Unlock()
+	for _, end := range superseded {
+		end()
+	}
+	release = sync.OnceFunc(func() { s.release(key, x) })
+	if !there {
+		x.make(start)
+	}
+	if <-x.made; x.err != nil {
+		release()
+		return nil, nil, x.err
+	}
+	return x, release, nil
+}
+
+// make sets what start returns, whatever happens: others wait for it.
+func (x *shared) make(start func() (*follower, func(), error)) {
+	defer close(x.made)
+	x.err = errors.New("what was to be shared could not be started")
+	x.follower, x.end, x.err = start()
+}
+
+// supersedeLocked takes away what lingers of a resource under other keys: its definition has changed, and nobody will come for it.
+func (s *Caches) supersedeLocked(key string, resource schema.GroupResource) (ends []func()) {
+	for other, x := range s.shared {
+		if other != key && x.resource == resource && x.timer != nil {
+			x.timer.Stop()
+			delete(s.shared, other)
+			ends = append(ends, x.end)
+		}
+	}
+	return ends
+}
+
+// release says that one less answers from x.
+func (s *Caches) release(key string, x *shared) {
+	s.mu.Lock()
+	x.users--
+	ended := x.users == 0
+	switch {
+	case !ended:
+	case x.err == nil && s.opts.Sharing.Linger > 0 && !s.ended:
+		ended = false
+		x.timer = time.AfterFunc(s.opts.Sharing.Linger, func() { s.expire(key, x) })
+	case s.shared[key] == x:
+		delete(s.shared, key)
+	}
+	s.mu.Unlock()
+	if ended && x.err == nil {
+		x.end()
+	}
+}
+
+// expire ends x if nobody has come for it.
+func (s *Caches) expire(key string, x *shared) {
+	s.mu.Lock()
+	ended := s.shared[key] == x && x.timer != nil
+	if ended {
+		x.timer = nil
+		delete(s.shared, key)
+	}
+	s.mu.Unlock()
+	if ended {
+		x.end()
+	}
+}
+
+// End has nothing linger any more.
+func (s *Caches) End() {
+	s.mu.Lock()
+	s.ended = true
+	var ends []func()
+	for key, x := range s.shared {
+		if x.timer != nil {
+			x.timer.Stop()
+			x.timer = nil
+			delete(s.shared, key)
+			ends = append(ends, x.end)
+		}
+	}
+	s.mu.Unlock()
+	for _, end := range ends {
+		end()
+	}
+}
+
+// decorated are the arguments of a decorator.
+type decorated struct {
+	config         *storagebackend.ConfigForResource
+	resourcePrefix string
+	keyFunc        func(obj runtime.Object) (string, error)
+	newFunc        func() runtime.Object
+	newListFunc    func() runtime.Object
+	getAttrs       storage.AttrFunc
+	trigger        storage.IndexerFuncs
+	indexers       *cache.Indexers
+}
+
+// start starts a follower of a storage of its own. end stops both.
+func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, end func(), err error) {
+	raw, destroy, err := generic.NewRawStorage(d.config, d.newFunc, d.newListFunc, d.resourcePrefix)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err = newFollower(Config{
+		Storage:        mended(raw),
+		Versioner:      storage.APIObjectVersioner{},
+		GroupResource:  d.config.GroupResource,
+		History:        d.config.EventsHistoryWindow,
+		ResourcePrefix: d.resourcePrefix,
+		KeyFunc:        d.keyFunc,
+		GetAttrs:       d.getAttrs,
+		Trigger:        d.trigger,
+		Indexers:       d.indexers,
+		NewFunc:        d.newFunc,
+		NewListFunc:    d.newListFunc,
+		Leased:         leased(d.config.GroupResource),
+		From:           from,
+		Codec:          d.config.Codec,
+		Store:          s.store,
+		Convoys:        s.convoys,
+		Types:          s.opts.Types,
+		Bounded:        s.opts.Bounded,
+		HistoryBound:   s.opts.History,
+		Versions:       versions,
+
+		DefaultedOnRead: s.opts.DefaultedOnRead[d.config.GroupResource],
+	})
+	if err != nil {
+		destroy()
+		return nil, nil, fmt.Errorf("starting the watch cache of %s: %w", d.config.GroupResource, err)
+	}
+	return f, sync.OnceFunc(func() {
+		f.stop()
+		destroy()
+	}), nil
+}
+
+// open returns a Cache. destroy must be called.
+func (s *Caches) open(d decorated, from uint64) (c *Cache, destroy factory.DestroyFunc, err error) {
+	key, ok := "", false
+	if s.opts.Sharing != nil {
+		key, ok = s.opts.Sharing.Key(d.config, d.newFunc, d.newListFunc)
+	}
+	if !ok {
+		f, end, err := s.start(d, from, false)
+		if err != nil {
+			return nil, nil, err
+		}
+		return &Cache{follower: f, newFunc: d.newFunc, end: f.stop}, end, nil
+	}
+	x, release, err := s.share(key+d.resourcePrefix, d.config.GroupResource, func() (*follower, func(), error) { return s.start(d, from, true) })
+	if err != nil {
+		return nil, nil, err
+	}
+	c = x.follower.in(d.newFunc, release)
+	return c, c.Stop, nil
+}
