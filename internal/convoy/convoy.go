@@ -15,6 +15,8 @@ const (
 	// a window until nobody waits for him any more.
 	patience = time.Second
 	fairness = 3
+	// most is how long a reader waits at most, however long he walks: a list has to be sent before its request ends.
+	most = 10 * time.Second
 	// steps is the part of the window after which a reader says where he is.
 	steps = 16
 	// A convoy can be joined until its first has gone joinable windows, and for joinableFor in any case: clients that begin together do not
@@ -162,7 +164,7 @@ func (w *Walk) ahead(limit int64) bool {
 func (c *Convoys) leave(w *Walk) time.Duration {
 	now := c.clock.Now()
 	walked := now.Sub(w.began) - w.waited
-	left := patience + fairness*walked - w.waited
+	left := min(patience+fairness*walked, most) - w.waited
 	v := w.convoy
 	var behind *convoy
 	others := false

@@ -163,28 +163,28 @@ func TestStandingStill(t *testing.T) {
 	}
 }
 
-// TestSlow has somebody go on, but slowly: the others wait no longer for him than three times as long as they have walked, and a second.
+// TestSlow has somebody go on, but slowly: the others wait no longer for him than three times as long as they have walked, and a second,
+// and no longer than ten.
 func TestSlow(t *testing.T) {
-	clock := clocktesting.NewFakeClock(time.Now())
-	c := New(window, clock)
-	walks := join(t, c, 2)
-	walks[0].Pass(window / 2)
-	clock.Step(patience) // the time that both have walked
-	walks[1].Pass(window)
-	var all []chan struct{}
-	const most = patience + fairness*patience
-	for waited := time.Duration(0); waited < most; waited += patience / 2 {
-		all = append(all, lead(walks[0]))
-		waiting(t, c, 1)
-		clock.Step(patience / 2)
-		if waited+patience/2 < most {
-			walks[1].Pass(3 * window)
-			<-all[len(all)-1]
+	for walked, longest := range map[time.Duration]time.Duration{time.Second: 4 * time.Second, time.Minute: 10 * time.Second} {
+		clock := clocktesting.NewFakeClock(time.Now())
+		c := New(window, clock)
+		walks := join(t, c, 2)
+		walks[0].Pass(window / 2)
+		clock.Step(walked)
+		walks[1].Pass(window)
+		for waited := patience / 2; waited <= longest; waited += patience / 2 {
+			done := lead(walks[0])
+			waiting(t, c, 1)
+			clock.Step(patience / 2)
+			if waited < longest {
+				walks[1].Pass(3 * window)
+			}
+			<-done
 		}
-	}
-	<-all[len(all)-1]
-	if got := walks[0].waited; got != most {
-		t.Errorf("it waited %v, want %v", got, most)
+		if got := walks[0].waited; got != longest {
+			t.Errorf("after %v it waited %v, want %v", walked, got, longest)
+		}
 	}
 }
 

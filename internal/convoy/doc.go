@@ -12,5 +12,5 @@
 // is enough for any number of them, and memory does not follow what is read.
 //
 // Nobody waits for a reader who takes a second for a window, and while half of a convoy or more waits, nobody waits longer in all than three times as
-// long as he has walked, and a second. Those who are too slow are left to a convoy of their own, and so are those who come when the others are under way.
+// long as he has walked, and a second, nor than ten seconds. Those who are too slow are left to a convoy of their own, and so are those who come when the others are under way.
 package convoy
