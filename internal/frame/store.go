@@ -30,8 +30,6 @@ const (
 	// them: they are for those who read the same objects at the same time, and who are no
 	// further apart than this.
 	briefly = 4
-	// compressedPart is the part of the budget that is for segments.
-	compressedPart = 1
 	// unshared is the part of a budget that encodings keep, at least, which only their makers
 	// have asked for: others have to have the time to ask, and who is kept together with others (see internal/convoy) has to fit in.
 	unshared = 2
@@ -81,14 +79,14 @@ type queue struct {
 }
 
 // NewStore returns a Store that keeps budget bytes, beside them a quarter of it in encodings
-// that are true for the moment only, and half of it in compressed segments, and books them in l.
+// that are true for the moment only, and as much in compressed segments, and books them in l.
 func NewStore(budget int64, l *ledger.Ledger) *Store {
 	return &Store{
 		ledger:     l,
 		kept:       shelf{purpose: ledger.Derived, budget: budget, idle: idle},
 		brief:      shelf{purpose: ledger.Derived, budget: budget / briefly, idle: fresh},
 		rows:       map[encoding]*derived{},
-		compressed: shelf{purpose: ledger.Compressed, budget: budget / compressedPart, idle: idle},
+		compressed: shelf{purpose: ledger.Compressed, budget: budget, idle: idle},
 	}
 }
 
@@ -98,7 +96,7 @@ func (s *Store) Keep(budget int64) {
 	for _, change := range []struct {
 		*shelf
 		budget int64
-	}{{&s.kept, budget}, {&s.brief, budget / briefly}, {&s.compressed, budget / compressedPart}} {
+	}{{&s.kept, budget}, {&s.brief, budget / briefly}, {&s.compressed, budget}} {
 		s.mu.Lock()
 		change.shelf.budget = change.budget
 		over := change.over()
