@@ -12,8 +12,9 @@ import (
 
 const (
 	// patience is how long a reader waits for others, beside fairness times as long as he has walked, and how long one may take for
-	// a window until nobody waits for him any more.
+	// that part of a window until nobody waits for him any more. It is little, because what is compressed for all comes slowly.
 	patience = time.Second
+	part     = 4
 	fairness = 3
 	// most is how long a reader waits at most, however long he walks: a list has to be sent before its request ends.
 	most = 10 * time.Second
@@ -70,7 +71,7 @@ type Walk struct {
 	// What follows is guarded by Convoys.mu. convoy is nil when the walk is over.
 	convoy *convoy
 	at     int64
-	// passed and since are where the walk was, and when, when it had last passed a window, or waited for others. waits says that it does.
+	// passed and since are where the walk was, and when, when it had last passed that part of a window, or waited for others. waits says that it does.
 	passed int64
 	since  time.Time
 	waits  bool
@@ -132,7 +133,7 @@ func (w *Walk) tell() {
 			break
 		}
 	}
-	if w.waits || w.at-w.passed >= c.window {
+	if w.waits || w.at-w.passed >= c.window/part {
 		w.waits = false
 		w.passed, w.since = w.at, c.clock.Now()
 	}

@@ -11,6 +11,6 @@
 // last, and from then on each makes all of it for himself. Kept within a window of each other, a budget that is a little larger
 // is enough for any number of them, and memory does not follow what is read.
 //
-// Nobody waits for a reader who takes a second for a window, and while half of a convoy or more waits, nobody waits longer in all than three times as
+// Nobody waits for a reader who takes a second for a quarter of the window, and while half of a convoy or more waits, nobody waits longer in all than three times as
 // long as he has walked, and a second, nor than ten seconds. Those who are too slow are left to a convoy of their own, and so are those who come when the others are under way.
 package convoy
