@@ -91,9 +91,9 @@ func TestTogether(t *testing.T) {
 	}
 }
 
-// lead walks three windows and says when it has; the others of the convoy are behind then.
-func lead(w *Walk) (done chan struct{}) {
-	done = make(chan struct{})
+// lead walks three windows, and closes what it returns when it has; the others of the convoy are behind then.
+func lead(w *Walk) chan struct{} {
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for range 3 * steps {

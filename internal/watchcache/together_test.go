@@ -62,8 +62,8 @@ func TestReadersKeepTogether(t *testing.T) {
 			made := &atomic.Int64{}
 			encoder := countingEncoder{codecs.LegacyCodec(examplev1.SchemeGroupVersion), made}
 			// read reads all, and calls begun when there is something to read, and before before each event.
-			read := func(begun, before func()) (done chan int) {
-				done = make(chan int, 1)
+			read := func(begun, before func()) chan int {
+				done := make(chan int, 1)
 				req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/?watch=1", nil)
 				req.Header.Set("Accept", "application/json")
 				req = req.WithContext(request.WithRequestInfo(req.Context(), &request.RequestInfo{IsResourceRequest: true, Verb: "watch"}))
