@@ -252,26 +252,27 @@ func TestAtWork(t *testing.T) {
 			walks[0].Pass(step)
 		}
 	}()
-	for i := range rounds {
-		wait.Until(t, "the first to be ahead by the window", awaited, func() bool {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return walks[0].at == int64(i+1)*window+step && walks[0].convoy.waiting == 1
-		})
+	for range rounds {
+		waiting(t, c, 1)
 		clock.Step(patience / 2)
-		for _, w := range walks[1:] {
-			for range steps {
+		for range steps {
+			for _, w := range walks[1:] {
 				w.Pass(step)
 			}
 		}
 	}
-	<-done
-	if walks[0].waited != 0 {
-		t.Errorf("the first is said to have waited %v", walks[0].waited)
-	}
+	c.mu.Lock()
 	for _, w := range walks[1:] {
 		if w.convoy != walks[0].convoy {
 			t.Error("the first has left others behind, who were at work")
 		}
+	}
+	c.mu.Unlock()
+	for _, w := range walks[1:] {
+		w.Leave()
+	}
+	<-done
+	if walks[0].waited != 0 {
+		t.Errorf("the first is said to have waited %v", walks[0].waited)
 	}
 }
