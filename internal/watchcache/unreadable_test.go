@@ -33,6 +33,8 @@ type observed struct {
 	storage.Interface
 	// whole and small count reads of all objects, and of a page or one.
 	whole, small atomic.Int64
+	// watches counts the watches that have begun.
+	watches atomic.Int64
 
 	// events are told by the watch that runs. One that is an error ends it.
 	events chan watch.Event
@@ -81,6 +83,7 @@ func (o *observed) Watch(ctx context.Context, key string, opts storage.ListOptio
 	if opts.SendInitialEvents != nil {
 		o.whole.Add(1)
 	}
+	defer o.watches.Add(1)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.refused > 0 {
@@ -323,6 +326,7 @@ func TestHiccup(t *testing.T) {
 	// One such failure now and then is no reason to read anything anew either.
 	for range 3 {
 		fake.Step(failuresApart)
+		begun := o.watches.Load()
 		eventually(t, "a watch to end", passing(func() bool {
 			select {
 			case o.events <- errorEvent(errMade):
@@ -331,6 +335,8 @@ func TestHiccup(t *testing.T) {
 				return false
 			}
 		}))
+		// Until then the failure may not have been noted, and time that passes now would be before it.
+		eventually(t, "the watch to be taken up again", passing(func() bool { return o.watches.Load() > begun }))
 	}
 	changed := s.churn(t, 1, 1)[0]
 	eventually(t, "the cache to have the change", passing(func() bool {
