@@ -111,7 +111,7 @@ func ofWatches() []Lie {
 		{
 			Name: "previous-in-MODIFIED", What: "one in 500 events MODIFIED has the object as it was before",
 			Rules: []check.Rule{check.Double, check.Order, check.Gap}, Within: soon,
-			Edits: []Edit{{"watchcache/watcher.go", `		event = watch.Event{Type: watch.Modified, Object: ch.cur}`, `		event = watch.Event{Type: watch.Modified, Object: ch.cur}
+			Edits: []Edit{{"watchcache/watcher.go", `		event = watch.Event{Type: watch.Modified, Object: w.cache.as(ch.cur)}`, `		event = watch.Event{Type: watch.Modified, Object: w.cache.as(ch.cur)}
 		if LIE(500) {
 			event.Object = ch.prev
 		}`}},
