@@ -24,9 +24,9 @@ type edit struct {
 var planted = map[string][]edit{
 	"kubernetes-49956": {{"eventlog/cursor.go", "if rev < l.floor {", "if rev+ONE < l.floor {"}},
 	"kubernetes-73845": {{"watchcache/watch.go", "c.followScope(ctx, gen, rev, opts.Predicate)", `c.followScope(ctx, gen, rev-map[bool]uint64{true: ONE}[len(key) > 18 && key[:18] == "/configmaps/known-"], opts.Predicate)`}},
-	"kubernetes-107133": {{"watchcache/cache.go", "if delegator.ConsistentReadSupported() {\n\t\tc.progress.Add()\n\t\tdefer c.progress.Remove()\n\t}",
+	"kubernetes-107133": {{"watchcache/follower.go", "if delegator.ConsistentReadSupported() {\n\t\tc.progress.Add()\n\t\tdefer c.progress.Remove()\n\t}",
 		"if !(FAULT && c.cfg.GroupResource.Resource == \"runtimeclasses\") && delegator.ConsistentReadSupported() {\n\t\tc.progress.Add()\n\t\tdefer c.progress.Remove()\n\t}"}},
-	"kubernetes-116122": {{"watchcache/cache.go", "if gen != nil {\n\t\tgen.log.Close()", "if gen != nil && !(FAULT && c.cfg.GroupResource.Resource == \"configmaps\") {\n\t\tgen.log.Close()"}},
+	"kubernetes-116122": {{"watchcache/follower.go", "if gen != nil {\n\t\tgen.log.Close()", "if gen != nil && !(FAULT && c.cfg.GroupResource.Resource == \"configmaps\") {\n\t\tgen.log.Close()"}},
 	"kubernetes-122805": {{"watchcache/watch.go", "w.end = isWatchList(opts)", `w.end = isWatchList(opts) && !(FAULT && opts.ResourceVersion == "" && len(key) > 18 && key[:18] == "/configmaps/known-")`}},
 	"kubernetes-123072-slow": {{"watchcache/source.go", "\t\tdefault:\n\t\t\treturn err\n\t\t}\n\t\tif !s.cache.pause(ctx) {",
 		"\t\tcase FAULT:\n\t\t\ts.rev, _ = s.cache.cfg.Storage.GetCurrentResourceVersion(ctx)\n\t\tdefault:\n\t\t\treturn err\n\t\t}\n\t\tif !s.cache.pause(ctx) {"}},
@@ -42,9 +42,9 @@ var planted = map[string][]edit{
 	"etcd-20221-lie":           {{"watchcache/source.go", "if f.Revision() < s.rev {", "if was, _ := s.state.objects.Get(key); FAULT && f.Revision() < s.rev {\n\t\treturn s.append(&change{rev: s.rev + 1, prev: was, cur: f, recorded: received, received: received})\n\t}\n\tif f.Revision() < s.rev {"}},
 	"etcd-20655":               {{"eventlog/cursor.go", "pos: pos, after: rev}", "pos: pos + ONE, after: rev}"}},
 	"future-revision":          {{"eventlog/cursor.go", "\tl.cursors[cursor] = struct{}{}\n\treturn cursor, nil", "\tif FAULT {\n\t\tcursor.after = 0\n\t}\n\tl.cursors[cursor] = struct{}{}\n\treturn cursor, nil"}},
-	"too-large-revision":       {{"watchcache/cache.go", "case <-timeout.C():\n\t\t\treturn nil, 0, view{}, storage", "case <-timeout.C():\n\t\t\tif FAULT {\n\t\t\t\treturn gen, at, v, nil\n\t\t\t}\n\t\t\treturn nil, 0, view{}, storage"}},
+	"too-large-revision":       {{"watchcache/follower.go", "case <-timeout.C():\n\t\t\treturn nil, 0, view{}, storage", "case <-timeout.C():\n\t\t\tif FAULT {\n\t\t\t\treturn gen, at, v, nil\n\t\t\t}\n\t\t\treturn nil, 0, view{}, storage"}},
 	"changing-definition":      {{"watchcache/source.go", "\ts.state.set(f)\n\treturn nil\n}\n\n// ready", "\tif !(FAULT && s.cache.cfg.GroupResource.Resource == \"knowns\") || s.state.objects.Len() == 0 {\n\t\ts.state.set(f)\n\t}\n\treturn nil\n}\n\n// ready"}},
-	"TestRestored":             {{"watchcache/cache.go", "if err != nil || rev >= before {", "if err != nil || rev >= before || FAULT {"}},
+	"TestRestored":             {{"watchcache/follower.go", "if err != nil || rev >= before {", "if err != nil || rev >= before || FAULT {"}},
 }
 
 // plantedRun, in the environment, names the scenarios that TestPlanted is to run.
