@@ -11,11 +11,12 @@ import (
 )
 
 const (
-	// patience is how long a reader waits for others, beside fairness times as long as he has walked, and how long one may take for
-	// that part of a window until nobody waits for him any more. It is little, because what is compressed for all comes slowly.
+	// patience is how long a reader waits for others, beside fairness times as long as he has walked.
 	patience = time.Second
-	part     = 4
 	fairness = 3
+	// slowest is the part of a window that a reader has to pass in the time of patience, or nobody waits for him any more. It is little,
+	// because what is compressed for all comes slowly.
+	slowest = 4
 	// most is how long a reader waits at most, however long he walks: a list has to be sent before its request ends.
 	most = 10 * time.Second
 	// steps is the part of the window after which a reader says where he is.
@@ -71,7 +72,8 @@ type Walk struct {
 	// What follows is guarded by Convoys.mu. convoy is nil when the walk is over.
 	convoy *convoy
 	at     int64
-	// passed and since are where the walk was, and when, when it had last passed that part of a window, or waited for others. waits says that it does.
+	// passed and since are where the walk was, and when, as it had last passed the slowest part of a window, or waited for others. waits
+	// says that it does.
 	passed int64
 	since  time.Time
 	waits  bool
@@ -129,11 +131,11 @@ func (w *Walk) tell() {
 	// Who waits goes on when there is half a window to go: each time costs a change of goroutines.
 	for limit := c.window; w.ahead(limit); limit = c.window / 2 {
 		w.waits = true
-		if long := c.leave(w); long <= 0 || !w.wait(long) {
+		if long := c.leaveBehind(w); long <= 0 || !w.wait(long) {
 			break
 		}
 	}
-	if w.waits || w.at-w.passed >= c.window/part {
+	if w.waits || w.at-w.passed >= c.window/slowest {
 		w.waits = false
 		w.passed, w.since = w.at, c.clock.Now()
 	}
@@ -160,9 +162,9 @@ func (w *Walk) ahead(limit int64) bool {
 	return w.at-v.least > limit
 }
 
-// leave leaves those behind for whom w, which is too far ahead of them, is not to wait any more: those who are too slow, and all if w has waited long enough.
-// They get a convoy of their own. It returns how long w may wait for the others, 0 if there are none.
-func (c *Convoys) leave(w *Walk) time.Duration {
+// leaveBehind leaves those behind for whom w, which is too far ahead of them, is not to wait any more: those who are too slow, and all if w has
+// waited long enough. They get a convoy of their own. It returns how long w may wait for the others, 0 if there are none.
+func (c *Convoys) leaveBehind(w *Walk) time.Duration {
 	now := c.clock.Now()
 	walked := now.Sub(w.began) - w.waited
 	left := min(patience+fairness*walked, most) - w.waited

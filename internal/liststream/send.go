@@ -138,15 +138,18 @@ func (s *sending) send() error {
 
 // join begins a walk if something is made for the list that others may use: items, or compressed rows of them.
 func (s *sending) join() {
-	rows := s.shared != "" && s.out.mayShare()
+	rows := s.mayShareRows()
 	if s.plan.Join != nil && (s.made || rows) {
 		s.walk = s.plan.Join(fmt.Sprintf("list, %s, %s, %s, table %t, rows %t", s.maker.encoding, s.shared, s.maker.version, s.table, rows))
 	}
 }
 
+// mayShareRows tells whether the list is to be sent in compressed rows that others use, if it is large.
+func (s *sending) mayShareRows() bool { return s.shared != "" && s.out.mayShare() }
+
 // way returns how the list, whose items are of size bytes in protobuf, is to be sent.
 func (s *sending) way(size int) (func(size int) error, error) {
-	if s.shared == "" || !s.out.mayShare() {
+	if !s.mayShareRows() {
 		return s.sendItems, nil
 	}
 	large, err := s.large(size)
