@@ -158,7 +158,11 @@ type decorated struct {
 
 // start starts a follower of a storage of its own. end stops both.
 func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, end func(), err error) {
-	raw, destroy, err := generic.NewRawStorage(d.config, d.newFunc, d.newListFunc, d.resourcePrefix)
+	config := *d.config
+	if _, custom := d.newFunc().(runtime.Unstructured); custom {
+		config.Codec = storedCodec{config.Codec}
+	}
+	raw, destroy, err := generic.NewRawStorage(&config, d.newFunc, d.newListFunc, d.resourcePrefix)
 	if err != nil {
 		return nil, nil, err
 	}

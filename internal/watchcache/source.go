@@ -331,6 +331,11 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 		recorded = timed.RecordTime()
 		event.Object = timed.Unwrap()
 	}
+	obj, err := c.decoded(event.Object)
+	if err != nil {
+		return err
+	}
+	event.Object = obj
 	if s.gen == nil {
 		return s.add(event.Object)
 	}
