@@ -22,6 +22,7 @@ import (
 
 	"github.com/weir-project/weir/internal/budget"
 	"github.com/weir-project/weir/internal/coalesce"
+	"github.com/weir-project/weir/internal/conversion"
 	"github.com/weir-project/weir/internal/finalize"
 	"github.com/weir-project/weir/internal/ledger"
 	"github.com/weir-project/weir/internal/liststream"
@@ -88,7 +89,8 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
 	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
 	pace := pacer.New(ledger.Process, limit)
-	options := watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead}
+	batches := &conversion.Batches{}
+	options := watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead, Decoder: decoders{batches}.of}
 	if limit.Go > 0 {
 		options.History, options.Derived = pace.History, pace.Derived
 	}
@@ -116,6 +118,7 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	} {
 		*getter = cachedRESTOptions{*getter, decorator}
 	}
+	config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter = enteredRESTOptions{config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter, batches}
 	front := config.Aggregator.GenericConfig
 	priced := front.FlowControl != nil
 	if priced {

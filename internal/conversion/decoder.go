@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// MaxObjects and MaxBytes bound what is decoded, and asked of a webhook, at once. Bytes are those that are stored; one object may have more.
-	MaxObjects = 250
-	MaxBytes   = 1 << 20
+	// maxObjects and maxBytes bound what is decoded, and asked of a webhook, at once. Bytes are those that are stored; one object may have more.
+	maxObjects = 250
+	maxBytes   = 1 << 20
 	// quick and slow are how long several objects may take so that more are taken next time, or not fewer: whoever waits for the first waits
 	// for the last. A webhook may bound its time as well; upstream does not.
 	quick = 500 * time.Millisecond
@@ -52,11 +52,11 @@ func (b *Batches) Decoder(codec runtime.Codec, version schema.GroupVersion) *Dec
 	return &Decoder{batches: b, codec: codec, version: version, clock: clock.RealClock{}, limit: 1}
 }
 
-// Limit is how many objects it is of use to have ready for Decode now.
-func (d *Decoder) Limit() int {
+// Limit returns how many objects, and bytes of them, it is of use to have ready for Decode now.
+func (d *Decoder) Limit() (objects, bytes int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.limit
+	return d.limit, maxBytes
 }
 
 // Decode yields the objects that the codec makes of what is stored, in turn, and ends with the first that it cannot decode: the error is the
@@ -64,7 +64,8 @@ func (d *Decoder) Limit() int {
 func (d *Decoder) Decode(stored [][]byte) iter.Seq2[runtime.Object, error] {
 	return func(yield func(runtime.Object, error) bool) {
 		for len(stored) > 0 {
-			n := take(stored, d.Limit())
+			limit, _ := d.Limit()
+			n := take(stored, limit)
 			if !d.together(stored[:n], yield) {
 				return
 			}
@@ -76,7 +77,7 @@ func (d *Decoder) Decode(stored [][]byte) iter.Seq2[runtime.Object, error] {
 // take returns how many of the first objects are decoded at once.
 func take(stored [][]byte, limit int) int {
 	n, size := 1, len(stored[0])
-	for n < min(len(stored), limit) && size+len(stored[n]) <= MaxBytes {
+	for n < min(len(stored), limit) && size+len(stored[n]) <= maxBytes {
 		size += len(stored[n])
 		n++
 	}
@@ -169,6 +170,6 @@ func (d *Decoder) decoded(n int, took time.Duration, err error) {
 	case d.hold > 0:
 		d.hold -= n
 	case took < quick && n >= d.limit:
-		d.limit = min(2*d.limit, MaxObjects)
+		d.limit = min(2*d.limit, maxObjects)
 	}
 }

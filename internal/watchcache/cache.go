@@ -70,6 +70,8 @@ type Config struct {
 	Leased bool
 	// Codec is the storage codec.
 	Codec runtime.Codec
+	// Decoder decodes what the watch of Storage tells of, which is as it is stored. Optional: Codec decodes each object alone.
+	Decoder Decoder
 	// Clock is the real one if nil.
 	Clock clock.WithTickerAndDelayedExecution
 	// Store keeps the derived encodings, of all resources together.

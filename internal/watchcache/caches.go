@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/utils/clock"
 
 	"github.com/weir-project/weir/internal/convoy"
@@ -30,6 +31,9 @@ type Options struct {
 	// storage to clients (generic registry Store.Decorator), and tells of an object whether
 	// it does.
 	DefaultedOnRead map[schema.GroupResource]func(runtime.Object) bool
+	// Decoder, if set, returns what decodes custom resources of a storage several at once; nil where its codec has to take each
+	// alone. What newFunc returns is of the version that is served.
+	Decoder func(config *storagebackend.ConfigForResource, newFunc func() runtime.Object) Decoder
 	// Sharing has several storages be answered from one follower. Optional: none are.
 	Sharing *Sharing
 }

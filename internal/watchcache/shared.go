@@ -159,8 +159,12 @@ type decorated struct {
 // start starts a follower of a storage of its own. end stops both.
 func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, end func(), err error) {
 	config := *d.config
+	var decoder Decoder
 	if _, custom := d.newFunc().(runtime.Unstructured); custom {
 		config.Codec = storedCodec{config.Codec}
+		if s.opts.Decoder != nil {
+			decoder = s.opts.Decoder(d.config, d.newFunc)
+		}
 	}
 	raw, destroy, err := generic.NewRawStorage(&config, d.newFunc, d.newListFunc, d.resourcePrefix)
 	if err != nil {
@@ -181,6 +185,7 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 		Leased:         leased(d.config.GroupResource),
 		From:           from,
 		Codec:          d.config.Codec,
+		Decoder:        decoder,
 		Store:          s.store,
 		Convoys:        s.convoys,
 		Types:          s.opts.Types,

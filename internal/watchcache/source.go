@@ -186,7 +186,7 @@ func (s *source) watch(ctx context.Context, initial bool) (watch.Interface, erro
 	if err != nil {
 		return nil, fmt.Errorf("watching the storage of %s: %w", s.cache.cfg.GroupResource, err)
 	}
-	return w, nil
+	return s.cache.decode(w, initial), nil
 }
 
 // list reads the whole state page by page: without the gate WatchList a watch does

@@ -59,23 +59,23 @@ func (c *follower) decoded(obj runtime.Object) (runtime.Object, error) {
 	if err != nil {
 		return nil, watchError(err)
 	}
-	rev, err := c.cfg.Versioner.ObjectResourceVersion(o)
-	if err == nil {
-		err = c.cfg.Versioner.UpdateObject(out, rev)
-	}
-	if err != nil {
-		return nil, watchError(fmt.Errorf("setting the resourceVersion of an object of %s: %w", c.cfg.GroupResource, err))
+	if err := c.revise(out, o); err != nil {
+		return nil, watchError(err)
 	}
 	return out, nil
 }
 
-// watchError returns the error that a watch of the storage ends with after one of decoding; see transformErrorToEvent in
-// k8s.io/apiserver/pkg/storage/etcd3/watcher.go, v1.37.2.
-func watchError(err error) error {
-	status, ok := err.(apierrors.APIStatus)
-	if !ok {
-		return apierrors.NewInternalError(err)
+// revise gives an object the revision of what it was decoded from.
+func (c *follower) revise(obj runtime.Object, o *stored) error {
+	rev, err := c.cfg.Versioner.ObjectResourceVersion(o)
+	if err == nil {
+		err = c.cfg.Versioner.UpdateObject(obj, rev)
 	}
-	s := status.Status()
-	return apierrors.FromObject(&s)
+	if err != nil {
+		return fmt.Errorf("setting the resourceVersion of an object of %s: %w", c.cfg.GroupResource, err)
+	}
+	return nil
 }
+
+// watchError returns the error that a watch of the storage ends with after one of decoding.
+func watchError(err error) error { return apierrors.FromObject(failedEvent(err).Object) }
