@@ -35,8 +35,8 @@ type Answer func(review *apiextensionsv1.ConversionRequest, response *apiextensi
 
 // Asked is what has been asked since Reset.
 type Asked struct {
-	// Requests have arrived, and Objects in all of them. Most is how many one had.
-	Requests, Objects, Most int
+	// Requests have arrived, and Objects in all of them. Most is how many one had, Held how many requests had to wait.
+	Requests, Objects, Most, Held int
 	// Times is how often each was asked about: the version wanted, and the object as it is stored.
 	Times map[string]int
 }
@@ -55,8 +55,6 @@ type Webhook struct {
 	held    chan struct{}
 	holds   func(*apiextensionsv1.ConversionRequest) bool
 	stopped chan struct{}
-	// waiting is how many requests are held.
-	waiting int
 }
 
 // Start starts a webhook, which ends with the test.
@@ -142,13 +140,6 @@ func (h *Webhook) Release() {
 	}
 }
 
-// Waiting is how many requests are held.
-func (h *Webhook) Waiting() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.waiting
-}
-
 // Reset begins to count anew.
 func (h *Webhook) Reset() {
 	h.mu.Lock()
@@ -203,7 +194,7 @@ func (h *Webhook) note(asked *apiextensionsv1.ConversionRequest, req *http.Reque
 		h.asked.Times[asked.DesiredAPIVersion+" "+string(raw.Raw)]++
 	}
 	if held, stopped := h.held, h.stopped; held != nil && h.holds(asked) {
-		h.waiting++
+		h.asked.Held++
 		h.mu.Unlock()
 		select {
 		case <-held:
@@ -211,7 +202,6 @@ func (h *Webhook) note(asked *apiextensionsv1.ConversionRequest, req *http.Reque
 		case <-req.Context().Done():
 		}
 		h.mu.Lock()
-		h.waiting--
 	}
 	return h.answer
 }
