@@ -56,6 +56,9 @@ const (
 	// but their name: conversion is None, and pruning, defaults and selectable fields are the same. Off, each served version has a cache
 	// of its own, as with upstream. It needs EncodedWatchCache.
 	SharedCustomResourceStore featuregate.Feature = "SharedCustomResourceStore"
+	// UndecodedCustomResources is the gate of custom resources that are taken into the cache as they are stored, where decoding them would change
+	// nothing; see package intact. Off, each is decoded and encoded again. It needs EncodedWatchCache.
+	UndecodedCustomResources featuregate.Feature = "UndecodedCustomResources"
 )
 
 func init() {
@@ -68,6 +71,8 @@ func init() {
 		SharedCompression: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		FrameInformers:    {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		OpenAPIOnDemand:   {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
+
+		UndecodedCustomResources: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 
 		CustomResourceCachesOnDemand: {{Version: version.MustParse("1.0"), Default: false, PreRelease: featuregate.Alpha}},
 		SharedCustomResourceStore:    {{Version: version.MustParse("1.0"), Default: false, PreRelease: featuregate.Alpha}},
@@ -94,6 +99,9 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	}
 	if utilfeature.DefaultFeatureGate.Enabled(SharedCustomResourceStore) {
 		options.Sharing = &watchcache.Sharing{Key: sharingKey, Linger: lingering}
+	}
+	if utilfeature.DefaultFeatureGate.Enabled(UndecodedCustomResources) {
+		options.Rules = intactRules
 	}
 	caches := watchcache.NewCaches(options)
 	context.AfterFunc(ctx, caches.End)

@@ -9,10 +9,12 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/utils/clock"
 
 	"github.com/weir-project/weir/internal/convoy"
 	"github.com/weir-project/weir/internal/frame"
+	"github.com/weir-project/weir/internal/intact"
 	"github.com/weir-project/weir/internal/ledger"
 )
 
@@ -32,6 +34,9 @@ type Options struct {
 	DefaultedOnRead map[schema.GroupResource]func(runtime.Object) bool
 	// Sharing has several storages be answered from one follower. Optional: none are.
 	Sharing *Sharing
+	// Rules returns what the storage codec of a custom resource does, false if that is not known. newFunc returns an empty object of
+	// the version that is served. With it, objects that are intact are taken as they are stored; see package intact. Optional: all are decoded.
+	Rules func(config *storagebackend.ConfigForResource, newFunc func() runtime.Object) (intact.Rules, bool)
 }
 
 // Caches are the caches of one server, by resource. They share the budget for derived

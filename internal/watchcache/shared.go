@@ -16,6 +16,9 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/weir-project/weir/internal/frame"
+	"github.com/weir-project/weir/internal/intact"
 )
 
 // Sharing says which storages may be answered from one follower.
@@ -156,11 +159,23 @@ type decorated struct {
 	indexers       *cache.Indexers
 }
 
+// judge returns what tells of the objects of a resource whether they are taken as they are stored; nil if none are.
+func (s *Caches) judge(d decorated) *intact.Judge {
+	if s.opts.Rules == nil || s.opts.DefaultedOnRead[d.config.GroupResource] != nil || !frame.PlainAttrs(d.getAttrs, d.newFunc) {
+		return nil
+	}
+	rules, ok := s.opts.Rules(d.config, d.newFunc)
+	if !ok {
+		return nil
+	}
+	return intact.NewJudge(rules)
+}
+
 // start starts a follower of a storage of its own. end stops both.
 func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, end func(), err error) {
 	config := *d.config
-	if _, custom := d.newFunc().(runtime.Unstructured); custom {
-		config.Codec = storedCodec{config.Codec}
+	if judge := s.judge(d); judge != nil {
+		config.Codec = storedCodec{config.Codec, judge}
 	}
 	raw, destroy, err := generic.NewRawStorage(&config, d.newFunc, d.newListFunc, d.resourcePrefix)
 	if err != nil {
