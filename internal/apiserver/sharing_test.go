@@ -92,7 +92,7 @@ func gadgets() *apiextensionsv1.CustomResourceDefinition {
 }
 
 // storagesOf has upstream's own handler make the storages of a definition.
-func storagesOf(t *testing.T, crd *apiextensionsv1.CustomResourceDefinition) map[string]madeStorage {
+func storagesOf(t testing.TB, crd *apiextensionsv1.CustomResourceDefinition) map[string]madeStorage {
 	t.Helper()
 	informer := externalversions.NewSharedInformerFactory(fake.NewSimpleClientset(), 0).Apiextensions().V1().CustomResourceDefinitions()
 	if err := informer.Informer().GetIndexer().Add(crd); err != nil {
