@@ -93,6 +93,9 @@ type Config struct {
 	// Versions says that the objects are custom resources that may be served in other versions, too, in which they differ in nothing
 	// but apiVersion; see follower.in.
 	Versions bool
+
+	// taken counts the objects that are taken in. It is nil for none but custom resources.
+	taken *taken
 }
 
 // Cache is a storage.Interface that answers reads and watches from the encoded

@@ -46,6 +46,9 @@ type Caches struct {
 	store   *frame.Store
 	convoys *convoy.Convoys
 
+	// taken counts the custom resources that have been taken in.
+	taken taken
+
 	mu sync.Mutex
 	// of has the caches of each resource that run: a custom resource has one for each
 	// version.

@@ -173,6 +173,10 @@ func (s *Caches) judge(d decorated) *intact.Judge {
 
 // start starts a follower of a storage of its own. end stops both.
 func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, end func(), err error) {
+	var counted *taken
+	if _, custom := d.newFunc().(runtime.Unstructured); custom {
+		counted = &s.taken
+	}
 	config := *d.config
 	if judge := s.judge(d); judge != nil {
 		config.Codec = storedCodec{config.Codec, judge}
@@ -202,6 +206,7 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 		Bounded:        s.opts.Bounded,
 		HistoryBound:   s.opts.History,
 		Versions:       versions,
+		taken:          counted,
 
 		DefaultedOnRead: s.opts.DefaultedOnRead[d.config.GroupResource],
 	})

@@ -5,6 +5,7 @@ package watchcache
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -65,11 +66,26 @@ func newStored(object intact.Object) *stored {
 func (c *follower) frameOf(key string, obj runtime.Object) (*frame.Frame, error) {
 	o, undecoded := obj.(*stored)
 	if !undecoded {
+		if c.cfg.taken != nil {
+			c.cfg.taken.decoded.Add(1)
+		}
 		return c.codec.Encode(key, obj)
 	}
 	rev, err := c.cfg.Versioner.ObjectResourceVersion(o)
 	if err != nil {
 		return nil, fmt.Errorf("reading the resourceVersion of %s: %w", key, err)
 	}
+	if c.cfg.taken != nil {
+		c.cfg.taken.stored.Add(1)
+	}
 	return c.codec.Take(key, rev, &o.object), nil
+}
+
+// taken counts what is read of custom resources, at first and with each change: as it is stored, or decoded.
+type taken struct{ stored, decoded atomic.Uint64 }
+
+// Taken returns how many custom resources have been read from etcd since the start, at first and with each change: so many were taken as they
+// are stored, and so many decoded.
+func (s *Caches) Taken() (stored, decoded uint64) {
+	return s.taken.stored.Load(), s.taken.decoded.Load()
 }
