@@ -49,6 +49,7 @@ var (
 			func(s watchcache.Status) float64 { return age(time.Now(), s.Oldest) }},
 	}
 	historyCut   = desc("cache_history_cut_total", "Events of the past that the watch cache of a resource has let go of before their time, because they were too many or took too many bytes. It begins anew when the cache is read anew.", "group", "resource")
+	customTotal  = desc("custom_resources_read_total", "Custom resources that the watch caches have read from etcd, at first and with each change, by how they were taken: stored (as they are stored) or decoded (decoded and encoded again).", "way")
 	listsTotal   = desc("lists_total", "Lists that have been answered, by how: streamed (from encoded objects) or decoded (decoded and encoded for this one list).", "way")
 	watchesTotal = desc("watches_total", "Watches that have been begun, by kind: watchlist (with sendInitialEvents) or watch (all others).", "kind")
 	sentTotal    = desc("sent_bytes_total", "Bytes sent in answer to lists and watches, as they went out.")
@@ -61,6 +62,7 @@ func (c *cacheMetrics) DescribeWithStability(ch chan<- *metrics.Desc) {
 		ch <- m.desc
 	}
 	ch <- historyCut
+	ch <- customTotal
 	ch <- listsTotal
 	ch <- watchesTotal
 	ch <- sentTotal
@@ -96,6 +98,9 @@ func (c *cacheMetrics) CollectWithStability(ch chan<- metrics.Metric) {
 	count := func(d *metrics.Desc, n int64, labels ...string) {
 		ch <- metrics.NewLazyConstMetric(d, metrics.CounterValue, float64(n), labels...)
 	}
+	stored, decoded := p.caches.Taken()
+	count(customTotal, int64(stored), "stored")
+	count(customTotal, int64(decoded), "decoded")
 	count(listsTotal, sum.ListsStreamed, "streamed")
 	count(listsTotal, sum.ListsDecoded, "decoded")
 	count(watchesTotal, sum.WatchLists, "watchlist")

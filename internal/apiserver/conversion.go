@@ -7,10 +7,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
-	"k8s.io/apiserver/pkg/storage/storagebackend"
 
 	"github.com/weir-project/weir/internal/conversion"
-	"github.com/weir-project/weir/internal/watchcache"
 )
 
 // enteredRESTOptions are those of custom resources. Upstream decodes what is stored with their codec, and goes on from there.
@@ -27,16 +25,4 @@ func (g enteredRESTOptions) GetRESTOptions(resource schema.GroupResource, exampl
 		options.StorageConfig = &config
 	}
 	return options, err
-}
-
-// decoders are those of custom resources.
-type decoders struct{ batches *conversion.Batches }
-
-// of implements watchcache.Options.Decoder.
-func (d decoders) of(config *storagebackend.ConfigForResource, newFunc func() runtime.Object) watchcache.Decoder {
-	decoder := d.batches.Decoder(config.Codec, newFunc().GetObjectKind().GroupVersionKind().GroupVersion())
-	if decoder == nil {
-		return nil
-	}
-	return decoder
 }

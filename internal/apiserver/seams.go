@@ -57,6 +57,12 @@ const (
 	// but their name: conversion is None, and pruning, defaults and selectable fields are the same. Off, each served version has a cache
 	// of its own, as with upstream. It needs EncodedWatchCache.
 	SharedCustomResourceStore featuregate.Feature = "SharedCustomResourceStore"
+	// UndecodedCustomResources is the gate of custom resources that are taken into the cache as they are stored, where decoding them would change
+	// nothing; see package intact. Off, each is decoded and encoded again. It needs EncodedWatchCache.
+	UndecodedCustomResources featuregate.Feature = "UndecodedCustomResources"
+	// BatchedConversion is the gate of custom resources that are converted many at a time, so that a conversion webhook is asked about many at
+	// once; see package conversion. Off, the webhook is asked about each, as by upstream. It needs EncodedWatchCache.
+	BatchedConversion featuregate.Feature = "BatchedConversion"
 )
 
 func init() {
@@ -69,6 +75,9 @@ func init() {
 		SharedCompression: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		FrameInformers:    {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		OpenAPIOnDemand:   {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
+
+		UndecodedCustomResources: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
+		BatchedConversion:        {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 
 		CustomResourceCachesOnDemand: {{Version: version.MustParse("1.0"), Default: false, PreRelease: featuregate.Alpha}},
 		SharedCustomResourceStore:    {{Version: version.MustParse("1.0"), Default: false, PreRelease: featuregate.Alpha}},
@@ -89,13 +98,18 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
 	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
 	pace := pacer.New(ledger.Process, limit)
-	batches := &conversion.Batches{}
-	options := watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead, Decoder: decoders{batches}.of}
+	options := watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead}
+	if utilfeature.DefaultFeatureGate.Enabled(BatchedConversion) {
+		options.Batches = &conversion.Batches{}
+	}
 	if limit.Go > 0 {
 		options.History, options.Derived = pace.History, pace.Derived
 	}
 	if utilfeature.DefaultFeatureGate.Enabled(SharedCustomResourceStore) {
 		options.Sharing = &watchcache.Sharing{Key: sharingKey, Linger: lingering}
+	}
+	if utilfeature.DefaultFeatureGate.Enabled(UndecodedCustomResources) {
+		options.Rules = intactRules
 	}
 	caches := watchcache.NewCaches(options)
 	context.AfterFunc(ctx, caches.End)
@@ -118,7 +132,9 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	} {
 		*getter = cachedRESTOptions{*getter, decorator}
 	}
-	config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter = enteredRESTOptions{config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter, batches}
+	if options.Batches != nil {
+		config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter = enteredRESTOptions{config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter, options.Batches}
+	}
 	front := config.Aggregator.GenericConfig
 	priced := front.FlowControl != nil
 	if priced {

@@ -24,18 +24,12 @@ import (
 // coerced and defaulted by the schema of the version that it is stored in, converted, then pruned and coerced by the schema of the version
 // that is served. Where conversion only sets apiVersion, two versions with the same schema get the same but for that.
 //
-// Whether that is so is read off the codec itself. The definition may have changed since the handler has read it, and nothing tells: a key made of a
-// definition that is newer, or older, than the codec's would have an old codec decode for a new definition. No exported thing has what a codec
-// decodes with, so its fields are read by reflection. What does not look exactly as it does at v1.37.2 is not shared; TestSharingKey fails then.
+// Whether that is so is read off the codec itself (see customCodec): a key made of a definition that is newer, or older, than the codec's would have
+// an old codec decode for a new definition. What does not look as expected is not shared; TestSharingKey fails then.
 
 // lingering is how long what follows a custom resource goes on that no storage reads from: a definition whose columns have changed has its
 // storages made anew, when the next request comes.
 const lingering = 15 * time.Second
-
-const (
-	apiextensionsServer     = "k8s.io/apiextensions-apiserver/pkg/apiserver."
-	apiextensionsConversion = "k8s.io/apiextensions-apiserver/pkg/apiserver/conversion."
-)
 
 // sharingKey implements watchcache.Sharing.Key.
 func sharingKey(config *storagebackend.ConfigForResource, newFunc, newListFunc func() runtime.Object) (string, bool) {
@@ -57,90 +51,42 @@ func sharingKey(config *storagebackend.ConfigForResource, newFunc, newListFunc f
 
 // codec adds what a codec does with objects that are served as a kind, but for the name of the version. It is false if that is not known.
 func (d *digest) codec(codec reflect.Value, served schema.GroupVersionKind) bool {
-	c := fieldsOf(codec, "k8s.io/apimachinery/pkg/runtime/serializer/versioning.codec",
-		"encoder", "decoder", "convertor", "creater", "typer", "defaulter", "encodeVersion", "decodeVersion", "identifier", "originalSchemeName")
-	decoder := fieldsOf(c["decoder"], apiextensionsServer+"schemaCoercingDecoder", "delegate", "validator")
-	convertor := fieldsOf(c["convertor"], apiextensionsServer+"schemaCoercingConverter", "delegate", "validator")
-	safe := fieldsOf(convertor["delegate"], apiextensionsConversion+"safeConverterWrapper", "unsafe")
-	converter := fieldsOf(safe["unsafe"], apiextensionsConversion+"crConverter",
-		"convertScale", "converter", "validVersions", "clusterScoped", "selectableFields")
-	defaulter := fieldsOf(c["defaulter"], apiextensionsServer+"unstructuredDefaulter", "delegate", "structuralSchemas", "structuralSchemaGK")
-	var schemas reflect.Value
-	for i, validator := range []reflect.Value{decoder["validator"], convertor["validator"]} {
-		v := fieldsOf(validator, apiextensionsServer+"unstructuredSchemaCoercer",
-			"dropInvalidMetadata", "repairGeneration", "structuralSchemas", "structuralSchemaGK", "preserveUnknownFields", "returnUnknownFieldPaths")
-		if v == nil {
-			return false
-		}
-		if i > 0 && v["structuralSchemas"].Pointer() != schemas.Pointer() {
-			return false
-		}
-		schemas = v["structuralSchemas"]
+	c := customCodecOf(codec, served)
+	if c == nil {
+		return false
+	}
+	for _, validator := range []map[string]reflect.Value{c.decoded, c.converted} {
 		for _, name := range []string{"dropInvalidMetadata", "repairGeneration", "structuralSchemaGK", "preserveUnknownFields", "returnUnknownFieldPaths"} {
-			d.value(v[name])
+			d.value(validator[name])
 		}
 	}
 	switch {
-	case defaulter == nil || converter == nil || defaulter["structuralSchemas"].Pointer() != schemas.Pointer():
-		return false
-	case fieldsOf(converter["converter"], apiextensionsConversion+"nopConverter") == nil:
+	case fieldsOf(c.converter["converter"], apiextensionsConversion+"nopConverter") == nil:
 		return false // a webhook may make anything of an object
-	case fieldsOf(c["creater"], apiextensionsServer+"unstructuredCreator") == nil:
-		return false
-	case schemas.Type() != reflect.TypeFor[map[string]*structuralschema.Structural]():
+	case fieldsOf(c.codec["creater"], apiextensionsServer+"unstructuredCreator") == nil:
 		return false
 	}
-	version, ok := inner(c["decodeVersion"])
-	if !ok || version.Type() != reflect.TypeFor[schema.GroupVersion]() ||
-		version.FieldByName("Group").String() != served.Group || version.FieldByName("Version").String() != served.Version {
-		return false
-	}
-	d.value(c["encodeVersion"])
+	d.value(c.codec["encodeVersion"])
 	// One getter of options makes these for all custom resources of the process, from its flags and gates.
-	for _, of := range []reflect.Value{c["encoder"], decoder["delegate"], c["typer"], defaulter["delegate"]} {
+	for _, of := range []reflect.Value{c.codec["encoder"], c.decoder["delegate"], c.codec["typer"], c.defaulter["delegate"]} {
 		kind, ok := inner(of)
 		if !ok {
 			return false
 		}
 		d.text(kind.Type().String())
 	}
-	d.value(defaulter["structuralSchemaGK"])
+	d.value(c.defaulter["structuralSchemaGK"])
 	for _, name := range []string{"convertScale", "validVersions", "clusterScoped"} {
-		d.value(converter[name])
+		d.value(c.converter[name])
 	}
 	// What is stored in any version, and then what makes the one that is served of it.
-	d.value(schemas)
-	d.value(schemas.MapIndex(reflect.ValueOf(served.Version)))
-	if selectable := converter["selectableFields"]; selectable.Type().Key() == version.Type() {
+	d.value(c.schemas)
+	d.value(c.schemas.MapIndex(reflect.ValueOf(served.Version)))
+	if selectable := c.converter["selectableFields"]; selectable.Type().Key() == reflect.TypeFor[schema.GroupVersion]() {
 		d.value(selectable.MapIndex(reflect.ValueOf(served.GroupVersion())))
 		return true
 	}
 	return false
-}
-
-// inner returns what an interface or pointer has in it.
-func inner(v reflect.Value) (reflect.Value, bool) {
-	for v.IsValid() && (v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer) {
-		v = v.Elem()
-	}
-	return v, v.IsValid()
-}
-
-// fieldsOf returns the fields of a struct of a type, by name; nil if it is another or does not have exactly these.
-func fieldsOf(v reflect.Value, typ string, names ...string) map[string]reflect.Value {
-	v, ok := inner(v)
-	if !ok || v.Kind() != reflect.Struct || v.Type().PkgPath()+"."+v.Type().Name() != typ || v.NumField() != len(names) {
-		return nil
-	}
-	fields := map[string]reflect.Value{}
-	for _, name := range names {
-		field := v.FieldByName(name)
-		if !field.IsValid() {
-			return nil
-		}
-		fields[name] = field
-	}
-	return fields
 }
 
 // digest adds values to a hash, so that those which differ have another.

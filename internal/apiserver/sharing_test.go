@@ -26,6 +26,8 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/weir-project/weir/internal/conversion"
 )
 
 // madeStorage is what upstream's handler gives the decorator of the storage of a version.
@@ -92,14 +94,14 @@ func gadgets() *apiextensionsv1.CustomResourceDefinition {
 }
 
 // storagesOf has upstream's own handler make the storages of a definition.
-func storagesOf(t *testing.T, crd *apiextensionsv1.CustomResourceDefinition) map[string]madeStorage {
+func storagesOf(t testing.TB, crd *apiextensionsv1.CustomResourceDefinition) map[string]madeStorage {
 	t.Helper()
 	informer := externalversions.NewSharedInformerFactory(fake.NewSimpleClientset(), 0).Apiextensions().V1().CustomResourceDefinitions()
 	if err := informer.Informer().GetIndexer().Add(crd); err != nil {
 		t.Fatal(err)
 	}
 	etcd := genericoptions.NewEtcdOptions(&storagebackend.Config{Prefix: "/registry"})
-	getter := capturing{options.NewCRDRESTOptionsGetter(*etcd, nil, nil), map[string]madeStorage{}}
+	getter := capturing{enteredRESTOptions{options.NewCRDRESTOptionsGetter(*etcd, nil, nil), &conversion.Batches{}}, map[string]madeStorage{}}
 	handler, err := apiextensionsapiserver.NewCustomResourceDefinitionHandler(nil, nil, informer, nil, getter, nil, nil, nil, nil, 1, nil, time.Minute, time.Minute, nil, 0)
 	if err != nil {
 		t.Fatal(err)

@@ -88,13 +88,13 @@ func (b *Batches) prepared(codec runtime.Codec, stored []byte) (*unstructured.Un
 	return u, nil
 }
 
-// converted returns objects in the version that codec decodes to, neither coerced nor pruned by its schema.
-func (b *Batches) converted(codec runtime.Codec, objects []*unstructured.Unstructured) ([]unstructured.Unstructured, error) {
+// converted returns objects in the version that codec decodes to, neither coerced nor pruned by its schema. They are not to be used any more.
+func (b *Batches) converted(codec runtime.Codec, objects []*Unconverted) ([]unstructured.Unstructured, error) {
 	list := &unstructured.UnstructuredList{Items: make([]unstructured.Unstructured, len(objects))}
 	for i, u := range objects {
-		list.Items[i] = *u
+		list.Items[i] = *u.object
 	}
-	list.SetGroupVersionKind(objects[0].GroupVersionKind())
+	list.SetGroupVersionKind(objects[0].object.GroupVersionKind())
 	obj, err := b.decode(codec, nil, begun(hidden{list}))
 	if err != nil {
 		return nil, err

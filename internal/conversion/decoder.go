@@ -16,11 +16,11 @@ import (
 )
 
 const (
-	// maxObjects and maxBytes bound what is decoded, and asked of a webhook, at once. Bytes are those that are stored; one object may have more.
-	maxObjects = 250
-	maxBytes   = 1 << 20
-	// quick and slow are how long several objects may take so that more are taken next time, or not fewer: whoever waits for the first waits
-	// for the last. A webhook may bound its time as well; upstream does not.
+	// MaxObjects and MaxBytes bound what a webhook is asked about at once. Bytes are those that are stored; one object may have more.
+	MaxObjects = 250
+	MaxBytes   = 1 << 20
+	// quick and slow are how long several objects may take so that more are converted at once next time, or not fewer: whoever waits for
+	// the first waits for the last, and upstream waits for 30 s.
 	quick = 500 * time.Millisecond
 	slow  = time.Second
 	// maxHold bounds for how many objects the limit is held where it is.
@@ -36,12 +36,21 @@ type Decoder struct {
 	clock   clock.PassiveClock
 
 	mu sync.Mutex
-	// limit is how many objects are decoded at once. It begins with one, so that a webhook that is not there is asked once, as by upstream.
+	// limit is how many objects are converted at once. It begins with one, so that a webhook that is not there is asked once, as by upstream.
 	limit int
-	// hold is how many objects are yet to be decoded until limit may grow, and nextHold how many it will be the next time that objects are
-	// decoded alone, but not together.
+	// hold is how many objects are yet to be converted until limit may grow, and nextHold how many it will be the next time that objects
+	// can be converted one by one, but not together.
 	hold, nextHold int
 }
+
+// Unconverted is an object that has been decoded but for its conversion.
+type Unconverted struct {
+	stored []byte
+	object *unstructured.Unstructured
+}
+
+// Size is how many bytes the object has as it is stored.
+func (u *Unconverted) Size() int { return len(u.stored) }
 
 // Decoder returns a Decoder for a codec, which decodes to a version; nil if what the codec begins with is not of Codec.
 func (b *Batches) Decoder(codec runtime.Codec, version schema.GroupVersion) *Decoder {
@@ -52,58 +61,67 @@ func (b *Batches) Decoder(codec runtime.Codec, version schema.GroupVersion) *Dec
 	return &Decoder{batches: b, codec: codec, version: version, clock: clock.RealClock{}, limit: 1}
 }
 
-// Limit returns how many objects, and bytes of them, it is of use to have ready for Decode now.
-func (d *Decoder) Limit() (objects, bytes int) {
+// Limit returns how many objects it is of use to have ready for Convert now.
+func (d *Decoder) Limit() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.limit, maxBytes
+	return d.limit
 }
 
-// Decode yields the objects that the codec makes of what is stored, in turn, and ends with the first that it cannot decode: the error is the
-// codec's. It waits for a webhook without end, as the codec does.
-func (d *Decoder) Decode(stored [][]byte) iter.Seq2[runtime.Object, error] {
+// Begin decodes what is stored. What is stored in another version is left unconverted, all else is what the codec makes of it. stored must not
+// be changed any more.
+func (d *Decoder) Begin(stored []byte) (runtime.Object, *Unconverted, error) {
+	u, err := d.batches.prepared(d.codec, stored)
+	switch {
+	case err != nil || len(u.Object) <= 2: // the codec says what is wrong; and no webhook is asked about what has a type alone
+		obj, err := runtime.Decode(d.codec, stored)
+		return obj, nil, err
+	case u.GroupVersionKind().GroupVersion() == d.version:
+		obj, err := d.batches.finished(d.codec, u)
+		return obj, nil, err
+	}
+	return nil, &Unconverted{stored, u}, nil
+}
+
+// Convert yields what the codec makes of each object, in turn, and ends with the first that it cannot decode: the error is the codec's. It waits
+// for a webhook as the codec does. Each object can be converted once.
+func (d *Decoder) Convert(objects []*Unconverted) iter.Seq2[runtime.Object, error] {
 	return func(yield func(runtime.Object, error) bool) {
-		for len(stored) > 0 {
-			limit, _ := d.Limit()
-			n := take(stored, limit)
-			if !d.together(stored[:n], yield) {
+		for len(objects) > 0 {
+			n := take(objects, d.Limit())
+			if !d.together(objects[:n], yield) {
 				return
 			}
-			stored = stored[n:]
+			objects = objects[n:]
 		}
 	}
 }
 
-// take returns how many of the first objects are decoded at once.
-func take(stored [][]byte, limit int) int {
-	n, size := 1, len(stored[0])
-	for n < min(len(stored), limit) && size+len(stored[n]) <= maxBytes {
-		size += len(stored[n])
+// take returns how many of the first objects are converted at once.
+func take(objects []*Unconverted, limit int) int {
+	n, size := 1, objects[0].Size()
+	for n < min(len(objects), limit) && size+objects[n].Size() <= MaxBytes {
+		size += objects[n].Size()
 		n++
 	}
 	return n
 }
 
-// together decodes some objects at once. It is false if that was the end.
-func (d *Decoder) together(stored [][]byte, yield func(runtime.Object, error) bool) bool {
+// together converts some objects at once. It is false if that was the end.
+func (d *Decoder) together(objects []*Unconverted, yield func(runtime.Object, error) bool) bool {
 	start := d.clock.Now()
-	if len(stored) == 1 {
-		obj, err := runtime.Decode(d.codec, stored[0])
-		d.decoded(1, d.clock.Since(start), err)
+	if len(objects) == 1 {
+		obj, err := runtime.Decode(d.codec, objects[0].stored)
+		d.converted(1, d.clock.Since(start), err)
 		return yield(obj, err) && err == nil
 	}
-	objects, err := d.convert(stored)
+	converted, err := d.batches.converted(d.codec, objects)
 	if err != nil {
-		return d.apart(stored, yield)
+		return d.apart(objects, yield)
 	}
-	d.decoded(len(stored), d.clock.Since(start), nil)
-	for i, u := range objects {
-		var obj runtime.Object
-		if u != nil {
-			obj, err = d.batches.finished(d.codec, u)
-		} else {
-			obj, err = runtime.Decode(d.codec, stored[i])
-		}
+	d.converted(len(objects), d.clock.Since(start), nil)
+	for i := range converted {
+		obj, err := d.batches.finished(d.codec, &converted[i])
 		if !yield(obj, err) || err != nil {
 			return false
 		}
@@ -111,39 +129,12 @@ func (d *Decoder) together(stored [][]byte, yield func(runtime.Object, error) bo
 	return true
 }
 
-// convert has objects converted by one request; nil is one that cannot be converted with others.
-func (d *Decoder) convert(stored [][]byte) ([]*unstructured.Unstructured, error) {
-	objects := make([]*unstructured.Unstructured, len(stored))
-	var others []*unstructured.Unstructured // in another version
-	for i, data := range stored {
-		u, err := d.batches.prepared(d.codec, data)
-		if err != nil || len(u.Object) <= 2 { // no webhook is asked about what has no more than a type, alone
-			continue
-		}
-		objects[i] = u
-		if u.GroupVersionKind().GroupVersion() != d.version {
-			others = append(others, u)
-		}
-	}
-	if len(others) == 0 {
-		return objects, nil
-	}
-	converted, err := d.batches.converted(d.codec, others)
-	if err != nil {
-		return nil, err
-	}
-	for i, u := range others {
-		u.Object = converted[i].Object
-	}
-	return objects, nil
-}
-
-// apart decodes one by one what could not be decoded at once.
-func (d *Decoder) apart(stored [][]byte, yield func(runtime.Object, error) bool) bool {
-	for _, data := range stored {
-		obj, err := runtime.Decode(d.codec, data)
+// apart converts one by one what could not be converted at once.
+func (d *Decoder) apart(objects []*Unconverted, yield func(runtime.Object, error) bool) bool {
+	for _, u := range objects {
+		obj, err := runtime.Decode(d.codec, u.stored)
 		if err != nil {
-			d.decoded(1, 0, err)
+			d.converted(1, 0, err)
 		}
 		if !yield(obj, err) || err != nil {
 			return false
@@ -152,14 +143,14 @@ func (d *Decoder) apart(stored [][]byte, yield func(runtime.Object, error) bool)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	// It was not the objects: the webhook cannot take as many, or was not there for a moment.
-	d.nextHold = min(2*d.nextHold+len(stored), maxHold)
+	d.nextHold = min(2*d.nextHold+len(objects), maxHold)
 	d.hold = d.nextHold
-	d.limit = max(1, len(stored)/2)
+	d.limit = max(1, len(objects)/2)
 	return true
 }
 
-// decoded learns from n objects that were decoded at once. An error is that of one alone, which says nothing about several.
-func (d *Decoder) decoded(n int, took time.Duration, err error) {
+// converted learns from n objects that were converted at once. An error is that of one alone, which says nothing about several.
+func (d *Decoder) converted(n int, took time.Duration, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -170,6 +161,6 @@ func (d *Decoder) decoded(n int, took time.Duration, err error) {
 	case d.hold > 0:
 		d.hold -= n
 	case took < quick && n >= d.limit:
-		d.limit = min(2*d.limit, maxObjects)
+		d.limit = min(2*d.limit, MaxObjects)
 	}
 }

@@ -104,6 +104,11 @@ func appendString(dst []byte, s string) []byte {
 	return append(dst, s...)
 }
 
+func appendBytes(dst, s []byte) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(s)))
+	return append(dst, s...)
+}
+
 // cut splits the first string off s.
 func cut(s string) (first, rest string) {
 	// binary.Uvarint wants bytes; lengths are short, so this loop is all it takes.

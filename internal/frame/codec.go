@@ -74,6 +74,8 @@ type Codec struct {
 	custom bool
 	// decoded is the type that the storage codec decodes to.
 	decoded reflect.Type
+	// taken returns the selectable fields of what Take makes.
+	taken func() *taken
 
 	mu       sync.Mutex
 	types    map[typeMeta]*objectType
@@ -84,7 +86,9 @@ type Codec struct {
 func NewCodec(cfg Config) *Codec {
 	obj := cfg.NewFunc()
 	_, custom := obj.(runtime.Unstructured)
-	return &Codec{cfg: cfg, store: cfg.Store, custom: custom, decoded: reflect.TypeOf(obj), types: map[typeMeta]*objectType{}}
+	c := &Codec{cfg: cfg, store: cfg.Store, custom: custom, decoded: reflect.TypeOf(obj), types: map[typeMeta]*objectType{}}
+	c.taken = sync.OnceValue(c.takes)
+	return c
 }
 
 // lastID is the id of the frame that was made last.

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 
+	"github.com/weir-project/weir/internal/conversion"
 	"github.com/weir-project/weir/internal/convoy"
 	"github.com/weir-project/weir/internal/frame"
 )
@@ -70,8 +71,8 @@ type Config struct {
 	Leased bool
 	// Codec is the storage codec.
 	Codec runtime.Codec
-	// Decoder decodes what the watch of Storage tells of, which is as it is stored. Optional: Codec decodes each object alone.
-	Decoder Decoder
+	// Decoder converts what the watch of Storage tells of unconverted. Optional: it tells of nothing unconverted.
+	Decoder *conversion.Decoder
 	// Clock is the real one if nil.
 	Clock clock.WithTickerAndDelayedExecution
 	// Store keeps the derived encodings, of all resources together.
@@ -95,6 +96,9 @@ type Config struct {
 	// Versions says that the objects are custom resources that may be served in other versions, too, in which they differ in nothing
 	// but apiVersion; see follower.in.
 	Versions bool
+
+	// taken counts the objects that are taken in. It is nil for none but custom resources.
+	taken *taken
 }
 
 // Cache is a storage.Interface that answers reads and watches from the encoded

@@ -12,8 +12,10 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/utils/clock"
 
+	"github.com/weir-project/weir/internal/conversion"
 	"github.com/weir-project/weir/internal/convoy"
 	"github.com/weir-project/weir/internal/frame"
+	"github.com/weir-project/weir/internal/intact"
 	"github.com/weir-project/weir/internal/ledger"
 )
 
@@ -31,11 +33,13 @@ type Options struct {
 	// storage to clients (generic registry Store.Decorator), and tells of an object whether
 	// it does.
 	DefaultedOnRead map[schema.GroupResource]func(runtime.Object) bool
-	// Decoder, if set, returns what decodes custom resources of a storage several at once; nil where its codec has to take each
-	// alone. What newFunc returns is of the version that is served.
-	Decoder func(config *storagebackend.ConfigForResource, newFunc func() runtime.Object) Decoder
+	// Batches, if set, has custom resources converted several at once whose codecs it knows.
+	Batches *conversion.Batches
 	// Sharing has several storages be answered from one follower. Optional: none are.
 	Sharing *Sharing
+	// Rules returns what the storage codec of a custom resource does, false if that is not known. newFunc returns an empty object of
+	// the version that is served. With it, objects that are intact are taken as they are stored; see package intact. Optional: all are decoded.
+	Rules func(config *storagebackend.ConfigForResource, newFunc func() runtime.Object) (intact.Rules, bool)
 }
 
 // Caches are the caches of one server, by resource. They share the budget for derived
@@ -44,6 +48,9 @@ type Caches struct {
 	opts    Options
 	store   *frame.Store
 	convoys *convoy.Convoys
+
+	// taken counts the custom resources that have been taken in.
+	taken taken
 
 	mu sync.Mutex
 	// of has the caches of each resource that run: a custom resource has one for each

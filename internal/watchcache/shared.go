@@ -16,6 +16,10 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/weir-project/weir/internal/conversion"
+	"github.com/weir-project/weir/internal/frame"
+	"github.com/weir-project/weir/internal/intact"
 )
 
 // Sharing says which storages may be answered from one follower.
@@ -156,15 +160,37 @@ type decorated struct {
 	indexers       *cache.Indexers
 }
 
+// judge returns what tells of the objects of a resource whether they are taken as they are stored; nil if none are.
+func (s *Caches) judge(d decorated) *intact.Judge {
+	if s.opts.Rules == nil || s.opts.DefaultedOnRead[d.config.GroupResource] != nil || !frame.PlainAttrs(d.getAttrs, d.newFunc) {
+		return nil
+	}
+	rules, ok := s.opts.Rules(d.config, d.newFunc)
+	if !ok {
+		return nil
+	}
+	return intact.NewJudge(rules)
+}
+
+// decoder returns what decodes the objects of a resource that are converted several at once; nil if each is decoded by the codec.
+func (s *Caches) decoder(d decorated) *conversion.Decoder {
+	example := d.newFunc()
+	if _, custom := example.(runtime.Unstructured); !custom || s.opts.Batches == nil {
+		return nil
+	}
+	return s.opts.Batches.Decoder(d.config.Codec, example.GetObjectKind().GroupVersionKind().GroupVersion())
+}
+
 // start starts a follower of a storage of its own. end stops both.
 func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, end func(), err error) {
-	config := *d.config
-	var decoder Decoder
+	var counted *taken
 	if _, custom := d.newFunc().(runtime.Unstructured); custom {
-		config.Codec = storedCodec{config.Codec}
-		if s.opts.Decoder != nil {
-			decoder = s.opts.Decoder(d.config, d.newFunc)
-		}
+		counted = &s.taken
+	}
+	config := *d.config
+	judge, decoder := s.judge(d), s.decoder(d)
+	if judge != nil || decoder != nil {
+		config.Codec = storedCodec{config.Codec, judge, decoder}
 	}
 	raw, destroy, err := generic.NewRawStorage(&config, d.newFunc, d.newListFunc, d.resourcePrefix)
 	if err != nil {
@@ -192,6 +218,7 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 		Bounded:        s.opts.Bounded,
 		HistoryBound:   s.opts.History,
 		Versions:       versions,
+		taken:          counted,
 
 		DefaultedOnRead: s.opts.DefaultedOnRead[d.config.GroupResource],
 	})

@@ -46,6 +46,8 @@ const widgetPrefix = "/example.io/widgets"
 type widgetStores struct {
 	kind      model.Kind
 	converter kruntime.ObjectConvertor
+	// begins is what their codecs begin to decode with.
+	begins    kruntime.Decoder
 	endpoints []string
 	caches    *Caches
 	// key is what Sharing.Key returns.
@@ -62,7 +64,7 @@ func newWidgetStores(t *testing.T, endpoints []string, linger time.Duration) *wi
 		Group: widgets.Group, Conversion: &apiextensionsv1.CustomResourceConversion{Strategy: apiextensionsv1.NoneConverter},
 		Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{Name: "v1"}, {Name: "v1beta1"}, {Name: "v1alpha1"}},
 	}}
-	w := &widgetStores{kind: model.Widgets(widgetPrefix + "/"), endpoints: endpoints, key: "widgets"}
+	w := &widgetStores{kind: model.Widgets(widgetPrefix + "/"), endpoints: endpoints, key: "widgets", begins: unstructured.UnstructuredJSONScheme}
 	if w.converter, _, err = factory.NewConverter(definition); err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +99,7 @@ func (s *widgetStores) open(t *testing.T, by generic.StorageDecorator, version s
 		Transport:           storagebackend.TransportConfig{ServerList: s.endpoints},
 		EventsHistoryWindow: MinHistory,
 		LeaseManagerConfig:  etcd3.NewDefaultLeaseManagerConfig(),
-		Codec: versioning.NewCodec(unstructured.UnstructuredJSONScheme, unstructured.UnstructuredJSONScheme, s.converter, unstructuredscheme.NewUnstructuredCreator(),
+		Codec: versioning.NewCodec(unstructured.UnstructuredJSONScheme, s.begins, s.converter, unstructuredscheme.NewUnstructuredCreator(),
 			crdserverscheme.NewUnstructuredObjectTyper(), nil, groupVersion("v1"), groupVersion(version), "crdRESTOptions"),
 	}}
 	made, destroy, err := by(config, widgetPrefix,

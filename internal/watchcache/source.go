@@ -186,7 +186,7 @@ func (s *source) watch(ctx context.Context, initial bool) (watch.Interface, erro
 	if err != nil {
 		return nil, fmt.Errorf("watching the storage of %s: %w", s.cache.cfg.GroupResource, err)
 	}
-	return s.cache.decode(w, initial), nil
+	return s.cache.convert(w, initial), nil
 }
 
 // list reads the whole state page by page: without the gate WatchList a watch does
@@ -225,7 +225,7 @@ func (s *source) add(obj runtime.Object) error {
 	if err != nil {
 		return fmt.Errorf("computing the storage key of an object of %s: %w", s.cache.cfg.GroupResource, err)
 	}
-	f, err := s.cache.codec.Encode(key, obj)
+	f, err := s.cache.frameOf(key, obj)
 	if err != nil {
 		return err
 	}
@@ -331,11 +331,6 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 		recorded = timed.RecordTime()
 		event.Object = timed.Unwrap()
 	}
-	obj, err := c.decoded(event.Object)
-	if err != nil {
-		return err
-	}
-	event.Object = obj
 	if s.gen == nil {
 		return s.add(event.Object)
 	}
@@ -345,7 +340,7 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 	if err != nil {
 		return fmt.Errorf("computing the storage key of an object of %s: %w", c.cfg.GroupResource, err)
 	}
-	f, err := c.codec.Encode(key, event.Object)
+	f, err := c.frameOf(key, event.Object)
 	if err != nil {
 		return err
 	}
