@@ -9,6 +9,10 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/utils/clock"
 
 	"github.com/weir-project/weir/internal/convoy"
@@ -32,6 +36,16 @@ type Options struct {
 	DefaultedOnRead map[schema.GroupResource]func(runtime.Object) bool
 	// Sharing has several storages be answered from one follower. Optional: none are.
 	Sharing *Sharing
+	// NewStorage makes the storages. Optional: generic.NewRawStorage does.
+	NewStorage NewStorage
+}
+
+// newStorage makes a storage.
+func (s *Caches) newStorage(config *storagebackend.ConfigForResource, newFunc, newListFunc func() runtime.Object, resourcePrefix string) (storage.Interface, factory.DestroyFunc, error) {
+	if s.opts.NewStorage != nil {
+		return s.opts.NewStorage(config, newFunc, newListFunc, resourcePrefix)
+	}
+	return generic.NewRawStorage(config, newFunc, newListFunc, resourcePrefix)
 }
 
 // Caches are the caches of one server, by resource. They share the budget for derived

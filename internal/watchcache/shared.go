@@ -11,7 +11,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
@@ -158,7 +157,7 @@ type decorated struct {
 
 // start starts a follower of a storage of its own. end stops both.
 func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, end func(), err error) {
-	raw, destroy, err := generic.NewRawStorage(d.config, d.newFunc, d.newListFunc, d.resourcePrefix)
+	raw, destroy, err := s.newStorage(d.config, d.newFunc, d.newListFunc, d.resourcePrefix)
 	if err != nil {
 		return nil, nil, err
 	}
