@@ -101,6 +101,9 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 		go counts.run(ctx)
 	}
 	caches := watchcache.NewCaches(options)
+	if options.Sharing != nil {
+		options.Sharing.Defined = definitions{caches}.defined
+	}
 	context.AfterFunc(ctx, caches.End)
 	p.caches, p.usage = caches, usage.NewRegistry(usage.DefaultNames)
 	theCacheMetrics.parts.Store(p)
