@@ -23,7 +23,7 @@ func TestDispatchedWhileParked(t *testing.T) {
 	for round := 1; round <= 3; round++ {
 		if rev := uint64(10 * round); round > 1 {
 			for i := range uint64(5) {
-				if err := h.Append(rev+i, 1, event{name: "unheard", rev: rev + i}); err != nil {
+				if err := h.Append(rev+i, 1, event{name: "unheard", rev: rev + i, size: 1}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -49,7 +49,7 @@ func TestDispatchedWhileParked(t *testing.T) {
 			t.Fatalf("%d goroutines have begun in round %d", begun, round)
 		}
 		rev := uint64(10*round + 7)
-		if err := h.Append(rev, 1, event{name: "heard", rev: rev}); err != nil {
+		if err := h.Append(rev, 1, event{name: "heard", rev: rev, size: 1}); err != nil {
 			t.Fatal(err)
 		}
 		for _, b := range boxes {

@@ -27,8 +27,8 @@ func newRPC() metadata.MD {
 	return metadata.Pairs("source", "cache", "cache", strconv.FormatUint(followers.Add(1), 10))
 }
 
-// progressIdle is for how long nobody has waited for progress when the goroutines that ask for it end.
-const progressIdle = 30 * time.Second
+// progressIdle is for how long nobody has waited for progress when the goroutines that ask for it end, at the next look.
+const progressIdle = 10 * time.Second
 
 // requester asks etcd for progress while somebody waits for it. Upstream's, which does that, has two goroutines; it is there from the
 // first who waits until nobody has for a while.
@@ -101,7 +101,9 @@ func (r *requester) endLocked() {
 }
 
 // atOnce is a clock by which upstream's requester asks as soon as it runs: it lets the time between two requests go by first.
-type atOnce struct{ clock.WithTickerAndDelayedExecution }
+type atOnce struct {
+	clock.WithTickerAndDelayedExecution
+}
 
 // NewTimer implements progress.TickerFactory.
 func (c atOnce) NewTimer(time.Duration) clock.Timer {

@@ -57,7 +57,11 @@ func (c *Cache) Stats(ctx context.Context) (storage.Stats, error) {
 	if !c.cfg.Versions {
 		return c.cfg.Storage.Stats(ctx)
 	}
-	_, _, v, err := c.current()
+	rev, err := c.storageRevision(ctx)
+	if err != nil {
+		return storage.Stats{}, err
+	}
+	_, _, v, err := c.waitFresh(ctx, rev)
 	if err != nil {
 		return storage.Stats{}, err
 	}
