@@ -17,7 +17,8 @@ import (
 )
 
 // TestTax measures what definitions without objects cost a server. It judges nothing. WEIR_DEFINITIONS is their number, 300
-// for the figures in the documentation; WEIR_PROGRAMS are the servers to measure, one after the other.
+// for the figures in the documentation; WEIR_PROGRAMS are the servers to measure, one after the other: stock, weir, and weir with gates, weir-openapi-off,
+// weir-shared, weir-on-demand and weir-shared-on-demand.
 func TestTax(t *testing.T) {
 	n, err := strconv.Atoi(os.Getenv("WEIR_DEFINITIONS"))
 	if err != nil {
@@ -37,11 +38,14 @@ const rest = 40 * time.Second
 
 func measureTax(t *testing.T, program string, n int) {
 	name, flags := program, []string(nil)
-	switch program {
-	case "weir-openapi-off":
-		name, flags = servers.Weir, []string{"--feature-gates=OpenAPIOnDemand=false"}
-	case "weir-on-demand":
-		name, flags = servers.Weir, []string{"--feature-gates=CustomResourceCachesOnDemand=true"}
+	gates, gated := map[string]string{
+		"weir-openapi-off":      "OpenAPIOnDemand=false",
+		"weir-shared":           "SharedCustomResourceStore=true",
+		"weir-on-demand":        "CustomResourceCachesOnDemand=true",
+		"weir-shared-on-demand": "SharedCustomResourceStore=true,CustomResourceCachesOnDemand=true",
+	}[program]
+	if gated {
+		name, flags = servers.Weir, []string{"--feature-gates=" + gates}
 	}
 	s := servers.Start(t, name, etcd.Run(t).Endpoints()[0], flags...).Wait()
 	report := func(stage string) {
@@ -75,7 +79,7 @@ func measureTax(t *testing.T, program string, n int) {
 		}
 	}
 	report("each listed in each version")
-	if program == "weir-on-demand" {
+	if strings.Contains(gates, "CachesOnDemand=true") {
 		select {
 		case <-time.After(3 * time.Minute): // after which nobody has used them for long enough
 		case <-s.Rig.Done():
