@@ -5,6 +5,7 @@ package watchcache
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -65,4 +66,11 @@ func TestRequesterIsThereWhileNeeded(t *testing.T) {
 		t.Error("it has begun after its end")
 	}
 	r.Remove()
+}
+
+// TestRPCsAreApart: etcd tells progress to all watches of an RPC, and followers may have one client.
+func TestRPCsAreApart(t *testing.T) {
+	if a, b := fmt.Sprint(newRPC()), fmt.Sprint(newRPC()); a == b {
+		t.Errorf("two followers have one RPC: %s", a)
+	}
 }
