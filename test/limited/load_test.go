@@ -151,7 +151,7 @@ func run(t *testing.T, s *servers.Server, size sizes) {
 	if err := c.write(ctx, s, size); err != nil {
 		t.Fatal(errors.Join(err, s.Rig.Died()))
 	}
-	say(fmt.Sprintf("%d updates of 1 MB beside %d watches that nobody reads", size.updates, size.stalled))
+	say(fmt.Sprintf("%d updates of 1 MB beside %d watches that nobody reads; %d more had no answer of etcd in time", size.updates, size.stalled, c.busy.Load()))
 }
 
 // peak is the most that was ever resident, in bytes.
@@ -219,7 +219,12 @@ type crowd struct {
 	// died is closed when the server has ended.
 	died    <-chan struct{}
 	refused atomic.Int64
+	// busy counts the updates that etcd had no time for.
+	busy atomic.Int64
 }
+
+// errEtcdBusy is that etcd has not acknowledged a write in time.
+var errEtcdBusy = errors.New("etcd had no time")
 
 // open opens a request, and again as often as it is refused.
 func (c *crowd) open(ctx context.Context, client *http.Client, r servers.Request) (*http.Response, error) {
@@ -249,6 +254,9 @@ func (c *crowd) open(ctx context.Context, client *http.Client, r servers.Request
 		}
 		said, _ := io.ReadAll(answer.Body)
 		_ = answer.Body.Close()
+		if answer.StatusCode == http.StatusInternalServerError && bytes.Contains(said, []byte("etcdserver: request timed out")) {
+			return nil, errEtcdBusy
+		}
 		after, bad := strconv.Atoi(answer.Header.Get("Retry-After"))
 		if answer.StatusCode != http.StatusTooManyRequests || bad != nil {
 			return nil, fmt.Errorf("%s: %s: %.300s", r.Path, answer.Status, said)
