@@ -17,36 +17,45 @@ import (
 )
 
 // TestTax measures what definitions without objects cost a server. It judges nothing. WEIR_DEFINITIONS is their number, 300
-// for the figures in the documentation; WEIR_PROGRAMS are the servers to measure, one after the other: stock, weir, and weir with gates, weir-openapi-off,
-// weir-shared, weir-on-demand and weir-shared-on-demand.
+// for the figures in the documentation; WEIR_PROGRAMS are the servers to measure, one after the other.
 func TestTax(t *testing.T) {
 	n, err := strconv.Atoi(os.Getenv("WEIR_DEFINITIONS"))
 	if err != nil {
 		t.Skip("WEIR_DEFINITIONS is not given")
 	}
-	programs := strings.Split(os.Getenv("WEIR_PROGRAMS"), ",")
-	if programs[0] == "" {
-		programs = []string{servers.Stock, "weir-openapi-off", servers.Weir}
-	}
-	for _, program := range programs {
+	for _, program := range programs(servers.Stock, "weir-openapi-off", servers.Weir) {
 		t.Run(program, func(t *testing.T) { measureTax(t, program, n) })
 	}
+}
+
+// programs are the servers to measure: those of WEIR_PROGRAMS, or all.
+func programs(all ...string) []string {
+	if chosen := os.Getenv("WEIR_PROGRAMS"); chosen != "" {
+		return strings.Split(chosen, ",")
+	}
+	return all
+}
+
+// started is how a server to measure is started: stock, weir, or weir with other gates.
+func started(program string) (name string, flags []string) {
+	switch program {
+	case "weir-openapi-off":
+		return servers.Weir, []string{"--feature-gates=OpenAPIOnDemand=false"}
+	case "weir-on-demand":
+		return servers.Weir, []string{"--feature-gates=CustomResourceCachesOnDemand=true"}
+	case "weir-shared":
+		return servers.Weir, []string{"--feature-gates=SharedCustomResourceStore=true"}
+	case "weir-shared-on-demand":
+		return servers.Weir, []string{"--feature-gates=SharedCustomResourceStore=true,CustomResourceCachesOnDemand=true"}
+	}
+	return program, nil
 }
 
 // rest is how long a server is left alone before its memory is read.
 const rest = 40 * time.Second
 
 func measureTax(t *testing.T, program string, n int) {
-	name, flags := program, []string(nil)
-	gates, gated := map[string]string{
-		"weir-openapi-off":      "OpenAPIOnDemand=false",
-		"weir-shared":           "SharedCustomResourceStore=true",
-		"weir-on-demand":        "CustomResourceCachesOnDemand=true",
-		"weir-shared-on-demand": "SharedCustomResourceStore=true,CustomResourceCachesOnDemand=true",
-	}[program]
-	if gated {
-		name, flags = servers.Weir, []string{"--feature-gates=" + gates}
-	}
+	name, flags := started(program)
 	s := servers.Start(t, name, etcd.Run(t).Endpoints()[0], flags...).Wait()
 	report := func(stage string) {
 		t.Helper()
@@ -79,7 +88,7 @@ func measureTax(t *testing.T, program string, n int) {
 		}
 	}
 	report("each listed in each version")
-	if strings.Contains(gates, "CachesOnDemand=true") {
+	if strings.HasSuffix(program, "on-demand") {
 		select {
 		case <-time.After(3 * time.Minute): // after which nobody has used them for long enough
 		case <-s.Rig.Done():
