@@ -3,7 +3,7 @@
 
 // Package sharedclient makes storages of several resources over one client of etcd.
 //
-// Upstream's factory makes a client, that is a connection and 7 goroutines, for each storage, and has no parameter for one that is there:
+// Upstream's factory makes a client, that is a connection and 6 goroutines, for each storage, and has no parameter for one that is there:
 // newETCD3Client is not exported, and neither is what it is made of (the collector of gRPC's metrics, the logger, the times). etcd3.New, which
 // is, takes a client. So a Pool has the factory make one storage, which nobody reads, and makes others over its client:
 //

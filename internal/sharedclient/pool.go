@@ -24,7 +24,8 @@ import (
 )
 
 // Most is how many storages share a client. Some proxies of etcd allow a connection no more than 100 streams at a time. Each cache has one
-// for its watch, for as long as it is there, and what is read and written has to find room beside them.
+// for its watch, for as long as it is there, and what is read and written has to find room beside them. etcd itself sets no bound, unless
+// --max-concurrent-streams does, which must not be lower than this.
 const Most = 64
 
 // Pool has clients of etcd that storages share. Its methods may be called by any number of goroutines.

@@ -55,7 +55,7 @@ func TestLife(t *testing.T) {
 	before, watches := l.counts(t), l.etcdWatches(t)
 	for n := 1; n < lives; n++ {
 		l.live(t, n)
-		l.end(t, n%2 == 0)
+		l.end(t, false) // the next is made as soon as it can be
 	}
 	l.gone(t)
 	l.ending.Wait()
@@ -140,22 +140,29 @@ func (l *life) define(t *testing.T, versions ...object) {
 	}
 }
 
+// every are the names of all versions, in any life.
+var every = []string{"v1", "v1beta1", "v2", "v3", "w1", "w1beta1", "w2", "w3"}
+
+// named returns the name of a version. Those of later lives have names that the first do not know: what is stored in one cannot be read in the other.
+func (l *life) named(version string) string { return []string{"v", "w"}[l.n/2%2] + version }
+
 // live has the definition made, and changed in each way, while objects are written and readers read.
 func (l *life) live(t *testing.T, n int) {
 	l.n = n
+	v1, v1beta1, v2, v3 := l.named("1"), l.named("1beta1"), l.named("2"), l.named("3")
 	other := object{"more": object{"type": "string", "default": "m"}}
-	l.define(t, mothVersion("v1", "v1", nil), mothVersion("v1beta1", "v1", nil), mothVersion("v2", "v1", other))
+	l.define(t, mothVersion(v1, v1, nil), mothVersion(v1beta1, v1, nil), mothVersion(v2, v1, other))
 	l.same(t, "created")
 	l.write(t)
 	r := l.read(t)
 	l.same(t, "written")
-	l.define(t, mothVersion("v1", "v1", nil), mothVersion("v1beta1", "v1", object{"late": object{"type": "string", "default": "l"}}), mothVersion("v2", "v1", other))
+	l.define(t, mothVersion(v1, v1, nil), mothVersion(v1beta1, v1, object{"late": object{"type": "string", "default": "l"}}), mothVersion(v2, v1, other))
 	l.write(t)
 	l.same(t, "of another schema")
-	l.define(t, mothVersion("v1", "v1beta1", nil), mothVersion("v1beta1", "v1beta1", nil), mothVersion("v2", "v1beta1", other))
+	l.define(t, mothVersion(v1, v1beta1, nil), mothVersion(v1beta1, v1beta1, nil), mothVersion(v2, v1beta1, other))
 	l.write(t)
 	l.same(t, "stored in another version")
-	l.define(t, mothVersion("v1", "v1beta1", nil), mothVersion("v1beta1", "v1beta1", nil), mothVersion("v3", "v1beta1", nil))
+	l.define(t, mothVersion(v1, v1beta1, nil), mothVersion(v1beta1, v1beta1, nil), mothVersion(v3, v1beta1, nil))
 	l.write(t)
 	l.same(t, "a version dropped, another added")
 	r.stop(t)
@@ -240,7 +247,7 @@ func (l *life) end(t *testing.T, known bool) {
 func (l *life) gone(t *testing.T) {
 	t.Helper()
 	for _, s := range l.all() {
-		for _, version := range []string{"v1", "v1beta1", "v2", "v3"} {
+		for _, version := range every {
 			servers.Eventually(t, "the definition to be gone", func() bool {
 				status, _ := s.Do(http.MethodGet, mothPath(version), nil)
 				return status == http.StatusNotFound
@@ -263,7 +270,7 @@ func (l *life) read(t *testing.T) *readers {
 	r := &readers{end: cancel}
 	n := l.n
 	for _, s := range l.all() {
-		for _, version := range []string{"v1", "v1beta1", "v2", "v3"} {
+		for _, version := range []string{l.named("1"), l.named("1beta1"), l.named("2"), l.named("3")} {
 			r.running.Go(func() {
 				pace := time.NewTicker(pace)
 				defer pace.Stop()
