@@ -31,11 +31,11 @@ type counting struct {
 
 	mu sync.Mutex
 	// of has the resources that have a storage.
-	of map[schema.GroupResource]*counted
+	of map[schema.GroupResource]*countedResource
 }
 
-// counted is a resource, and when it is counted the next time.
-type counted struct {
+// countedResource is a resource, and when it is counted the next time.
+type countedResource struct {
 	storages []storage.Interface
 	options  generic.RESTOptions
 	due      time.Time
@@ -49,7 +49,7 @@ const (
 )
 
 func newCounting(clock clock.WithTicker) *counting {
-	return &counting{clock: clock, more: make(chan struct{}, 1), of: map[schema.GroupResource]*counted{}}
+	return &counting{clock: clock, more: make(chan struct{}, 1), of: map[schema.GroupResource]*countedResource{}}
 }
 
 // over returns options whose storages are counted here instead of by upstream.
@@ -88,7 +88,7 @@ func (c *counting) add(resource schema.GroupResource, s storage.Interface, optio
 	defer c.mu.Unlock()
 	of := c.of[resource]
 	if of == nil {
-		of = &counted{}
+		of = &countedResource{}
 		c.of[resource] = of
 	}
 	of.storages, of.options, of.due = append(of.storages, s), options, c.clock.Now()
