@@ -105,11 +105,11 @@ func TestCounting(t *testing.T) {
 	moths, flies := schema.GroupResource{Group: "counting.example.com", Resource: "countedmoths"}, schema.GroupResource{Group: "counting.example.com", Resource: "countedflies"}
 	old, moth, fly := &sized{n: 3}, &sized{n: 5}, &sized{err: errors.New("not ready")}
 	closeOld := open(moths, old)
-	eventually("a new resource to be counted", func() bool { return strings.Contains(told(t, moths), "apiserver_storage_objects 3") })
+	eventually("a new resource to be counted", func() bool { return strings.Contains(told(t, moths), "apiserver_resource_objects 3") })
 	closeMoth := open(moths, moth)
 	closeFly := open(flies, fly)
 	eventually("a new version to be asked", func() bool { return strings.Contains(told(t, moths), "apiserver_resource_objects 5") })
-	eventually("what cannot be counted to be told as such", func() bool { return strings.Contains(told(t, flies), "apiserver_storage_objects -1") })
+	eventually("what cannot be counted to be told as such", func() bool { return strings.Contains(told(t, flies), "apiserver_resource_objects -1") })
 	if stats, err := tracker.Get(moths.String()); err != nil || stats.ObjectCount != 5 {
 		t.Errorf("flow control is told of %v %v", stats, err)
 	}
@@ -120,7 +120,7 @@ func TestCounting(t *testing.T) {
 	fly.set(9, nil)
 	clock.Step(time.Minute + time.Duration(countJitter*float64(time.Minute)))
 	eventually("they to be counted again", func() bool {
-		return strings.Contains(told(t, moths), "apiserver_storage_objects 7") && strings.Contains(told(t, flies), "apiserver_storage_objects 9")
+		return strings.Contains(told(t, moths), "apiserver_resource_objects 7") && strings.Contains(told(t, flies), "apiserver_resource_objects 9")
 	})
 	if old.asked != 1 {
 		t.Errorf("the version that is not the newest has been asked %d times", old.asked)

@@ -38,16 +38,13 @@ func TestLife(t *testing.T) {
 	l := &life{gates: []string{"", "SharedCustomResourceStore=true", "CustomResourceCachesOnDemand=true", "SharedCustomResourceStore=true,CustomResourceCachesOnDemand=true"}}
 	l.etcd = store.Endpoints()[0]
 	t.Cleanup(l.ending.Wait)
-	l.stock = servers.Start(t, servers.Stock, l.etcd)
+	l.stock = servers.Start(t, servers.Stock, l.etcd).Wait()
 	for _, gates := range l.gates {
 		var flags []string
 		if gates != "" {
 			flags = append(flags, "--feature-gates="+gates)
 		}
-		l.weirs = append(l.weirs, servers.Start(t, servers.Weir, l.etcd, flags...))
-	}
-	for _, s := range l.all() {
-		s.Wait()
+		l.weirs = append(l.weirs, servers.Start(t, servers.Weir, l.etcd, flags...).Wait())
 	}
 	// What is made with the first definition and stays is not left behind by any.
 	l.live(t, 0)
