@@ -57,7 +57,11 @@ func (c *Cache) Get(ctx context.Context, key string, opts storage.GetOptions, ob
 	if err != nil {
 		return err
 	}
-	_, at, v, err := c.reach(ctx, rev)
+	var at uint64
+	var v view
+	if err = c.arrive(ctx); err == nil {
+		_, at, v, err = c.reach(ctx, rev)
+	}
 	if stalled := (*stalledError)(nil); errors.As(err, &stalled) {
 		return c.cfg.Storage.Get(ctx, key, opts, objPtr)
 	}
@@ -107,7 +111,9 @@ func (c *Cache) GetList(ctx context.Context, key string, opts storage.ListOption
 		return c.cfg.Storage.GetList(ctx, key, opts, listObj)
 	}
 
-	err = c.list(ctx, key, opts, listObj)
+	if err = c.arrive(ctx); err == nil {
+		err = c.list(ctx, key, opts, listObj)
+	}
 	if apierrors.IsResourceExpired(err) && utilfeature.DefaultFeatureGate.Enabled(features.ListFromCacheSnapshot) {
 		return c.cfg.Storage.GetList(ctx, key, opts, listObj)
 	}

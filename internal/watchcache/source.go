@@ -45,8 +45,10 @@ func (c *follower) follow(ctx context.Context) {
 	failed := 0 // how often in a row the resource could not be read
 	from := c.cfg.From
 	var inTheWay *obstacle // what the attempt before has found
+	ticker := c.cfg.Clock.NewTicker(tendingPeriod)
+	defer ticker.Stop()
 	for {
-		s := &source{cache: c, start: c.cfg.Clock.Now(), state: c.newState(), from: from}
+		s := &source{cache: c, start: c.cfg.Clock.Now(), state: c.newState(), from: from, tick: ticker.C()}
 		from = 0
 		err := s.run(ctx)
 		found := s.failing.found
@@ -118,6 +120,8 @@ type source struct {
 	failing failing
 	// from is the revision to begin at; 0 for the present.
 	from uint64
+	// tick says when to tend the cache. A watch that fails again and again is given it as well: one is kept for it.
+	tick <-chan time.Time
 }
 
 // run returns when the resource has to be read anew, or ctx ends.
@@ -245,7 +249,6 @@ func (s *source) ready(rev uint64) error {
 		back:  make(chan error, 1),
 		moved: make(chan struct{}),
 	}
-	c.running.Go(s.gen.log.Dispatch) // until setNotReady closes the log
 	c.mu.Lock()
 	s.gen.floor = rev
 	s.gen.publish(s.state.freeze(rev), c.keepViewsLocked(), rev)
@@ -290,6 +293,8 @@ func (s *source) consume(ctx context.Context, w watch.Interface) error {
 			}
 		case err := <-back:
 			return err
+		case <-s.tick:
+			s.cache.tend()
 		case <-silence:
 			if silent {
 				s.cache.ask(ctx)
