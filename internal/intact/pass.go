@@ -23,6 +23,8 @@ type pass struct {
 	depth int
 	// prunes says that the schema prunes, defaults that it adds defaults.
 	prunes, defaults bool
+	// versioned says that the object is one as it is served: its metadata have a resourceVersion, and need no generation.
+	versioned bool
 }
 
 // is goes over one byte.

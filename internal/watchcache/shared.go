@@ -178,8 +178,9 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 		counted = &s.taken
 	}
 	config := *d.config
-	if judge := s.judge(d); judge != nil {
-		config.Codec = storedCodec{config.Codec, judge}
+	judge := s.judge(d)
+	if judge != nil {
+		config.Codec = storedCodec{config.Codec, judge, d.newFunc}
 	}
 	raw, destroy, err := generic.NewRawStorage(&config, d.newFunc, d.newListFunc, d.resourcePrefix)
 	if err != nil {
@@ -207,6 +208,7 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 		HistoryBound:   s.opts.History,
 		Versions:       versions,
 		taken:          counted,
+		undecoded:      judge != nil,
 
 		DefaultedOnRead: s.opts.DefaultedOnRead[d.config.GroupResource],
 	})
