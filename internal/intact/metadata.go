@@ -27,8 +27,7 @@ func (p *pass) whole(n *node, o *Object) bool {
 		}
 	}
 	if n == nil {
-		n = &node{properties: map[string]*node{}}
-		n.once.Do(func() {})
+		n = &node{}
 	}
 	n.unfold()
 	defaults, ok := p.fields(n, p.prunes, root)
