@@ -192,7 +192,7 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 	config := *d.config
 	judge, decoder := s.judge(d), s.decoder(d)
 	if judge != nil || decoder != nil {
-		config.Codec = storedCodec{config.Codec, judge, decoder}
+		config.Codec = storedCodec{config.Codec, judge, decoder, d.newFunc}
 	}
 	raw, destroy, err := s.newStorage(&config, d.newFunc, d.newListFunc, d.resourcePrefix)
 	if err != nil {
@@ -221,6 +221,7 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 		HistoryBound:   s.opts.History,
 		Versions:       versions,
 		taken:          counted,
+		undecoded:      judge != nil,
 
 		DefaultedOnRead: s.opts.DefaultedOnRead[d.config.GroupResource],
 	})

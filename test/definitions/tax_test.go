@@ -41,6 +41,8 @@ func started(program string) (name string, flags []string) {
 	switch program {
 	case "weir-openapi-off":
 		return servers.Weir, []string{"--feature-gates=OpenAPIOnDemand=false"}
+	case "weir-decoded":
+		return servers.Weir, []string{"--feature-gates=UndecodedCustomResources=false"}
 	case "weir-on-demand":
 		return servers.Weir, []string{"--feature-gates=CustomResourceCachesOnDemand=true"}
 	case "weir-shared":
