@@ -57,12 +57,14 @@ func (c *Cache) Get(ctx context.Context, key string, opts storage.GetOptions, ob
 	if err != nil {
 		return err
 	}
-	var at uint64
-	var v view
-	if err = c.arrive(ctx); err == nil {
-		_, at, v, err = c.reach(ctx, rev)
+	stalled := (*stalledError)(nil)
+	if err := c.arrive(ctx); errors.As(err, &stalled) {
+		return c.cfg.Storage.Get(ctx, key, opts, objPtr)
+	} else if err != nil {
+		return err
 	}
-	if stalled := (*stalledError)(nil); errors.As(err, &stalled) {
+	_, at, v, err := c.reach(ctx, rev)
+	if errors.As(err, &stalled) {
 		return c.cfg.Storage.Get(ctx, key, opts, objPtr)
 	}
 	if err != nil {

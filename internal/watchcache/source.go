@@ -34,7 +34,7 @@ const (
 	// without a leader, say) is taken up again before everything is read anew. Ending
 	// all watches at every hiccup would put more load on a struggling etcd.
 	internalErrorRetry = 30 * time.Second
-	// silencePeriod is how long a watch may tell nothing, not even progress, until etcd is asked for its revision.
+	// silencePeriod is how long a watch may tell nothing, not even progress, until etcd is asked for its revision, at the next look.
 	silencePeriod = 30 * time.Second
 	// pageSize is how many objects are read at once, at most, where etcd cannot stream them.
 	pageSize = 500
@@ -45,10 +45,8 @@ func (c *follower) follow(ctx context.Context) {
 	failed := 0 // how often in a row the resource could not be read
 	from := c.cfg.From
 	var inTheWay *obstacle // what the attempt before has found
-	ticker := c.cfg.Clock.NewTicker(tendingPeriod)
-	defer ticker.Stop()
 	for {
-		s := &source{cache: c, start: c.cfg.Clock.Now(), state: c.newState(), from: from, tick: ticker.C()}
+		s := &source{cache: c, start: c.cfg.Clock.Now(), state: c.newState(), from: from}
 		from = 0
 		err := s.run(ctx)
 		found := s.failing.found
@@ -120,8 +118,6 @@ type source struct {
 	failing failing
 	// from is the revision to begin at; 0 for the present.
 	from uint64
-	// tick says when to tend the cache. A watch that fails again and again is given it as well: one is kept for it.
-	tick <-chan time.Time
 }
 
 // run returns when the resource has to be read anew, or ctx ends.
@@ -283,33 +279,32 @@ func (s *source) ready(rev uint64) error {
 func (s *source) consume(ctx context.Context, w watch.Interface) error {
 	var back <-chan error
 	var timer clock.Timer
-	var silence <-chan time.Time // timer's
-	silent := false              // nothing has come since silence has last told
+	var tick <-chan time.Time // timer's
+	heard := s.cache.cfg.Clock.Now()
 	for {
 		if s.gen != nil && timer == nil {
-			timer = s.cache.cfg.Clock.NewTimer(silencePeriod)
+			timer = s.cache.cfg.Clock.NewTimer(tendingPeriod)
 			defer timer.Stop()
-			back, silence = s.gen.back, timer.C()
+			back, tick = s.gen.back, timer.C()
 		}
 		select {
 		case event, ok := <-w.ResultChan():
 			if !ok {
 				return nil
 			}
-			silent = false
+			heard = s.cache.cfg.Clock.Now()
 			if err := s.apply(ctx, event); err != nil {
 				return err
 			}
 		case err := <-back:
 			return err
-		case <-s.tick:
-			s.cache.tend()
-		case <-silence:
-			if silent {
+		case <-tick:
+			if s.cache.cfg.Clock.Since(heard) >= silencePeriod {
+				heard = s.cache.cfg.Clock.Now()
 				s.cache.ask(ctx)
 			}
-			silent = true
-			timer.Reset(silencePeriod)
+			s.cache.tend()
+			timer.Reset(tendingPeriod)
 		case <-ctx.Done():
 			return nil
 		}
