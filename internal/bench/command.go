@@ -244,8 +244,8 @@ func newInformersScenario(o *Options, name, dataset string) *cobra.Command {
 		if slices.ContainsFunc(sc.Informers, func(n int) bool { return n < 1 }) {
 			return nil, errors.New("--informers: each must be at least 1")
 		}
-		if sc.Format == client.FormatTable {
-			return nil, errors.New("--format table: informers need objects")
+		if sc.Format == client.FormatTable || sc.Format == client.FormatMetadata {
+			return nil, fmt.Errorf("--format %s: informers need objects", sc.Format)
 		}
 		return []scenario.Scenario{sc}, nil
 	})
@@ -373,7 +373,7 @@ func positive(name string, v int) error {
 
 func addFormat(fs *pflag.FlagSet, f *client.Format) {
 	*f = client.FormatProtobuf
-	fs.Var((*formatFlag)(f), "format", "encoding that the readers ask for: protobuf, json, or table (lists only)")
+	fs.Var((*formatFlag)(f), "format", "encoding that the readers ask for: protobuf, json, metadata (without all but the objects' metadata, in protobuf), or table (lists only)")
 }
 
 func addGzip(fs *pflag.FlagSet, gzip *bool) {
@@ -387,9 +387,9 @@ func (f *formatFlag) String() string { return string(*f) }
 func (f *formatFlag) Type() string   { return "format" }
 func (f *formatFlag) Set(s string) error {
 	switch client.Format(s) {
-	case client.FormatProtobuf, client.FormatJSON, client.FormatTable:
+	case client.FormatProtobuf, client.FormatJSON, client.FormatTable, client.FormatMetadata:
 		*f = formatFlag(s)
 		return nil
 	}
-	return fmt.Errorf("unknown format; there are %s, %s and %s", client.FormatProtobuf, client.FormatJSON, client.FormatTable)
+	return fmt.Errorf("unknown format; there are %s, %s, %s and %s", client.FormatProtobuf, client.FormatJSON, client.FormatTable, client.FormatMetadata)
 }

@@ -435,7 +435,7 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 		}
 		return f.writeEvent(name, v.eventType, func() (encoded, error) {
 			return f.codec.store.get(f, name, func() (encoded, error) {
-				return f.build(wire.Other, encode)
+				return f.buildAs(v, wire.Other, encode)
 			})
 		}, w)
 	default:
@@ -471,6 +471,15 @@ func (f *Frame) build(format wire.Format, encode func(runtime.Object, io.Writer)
 	return f.gather(format, func(w io.Writer) error { return f.encode(encode, w) })
 }
 
+// buildAs is build for an encoding that may be made of a part of the object.
+func (f *Frame) buildAs(v *variant, format wire.Format, encode func(runtime.Object, io.Writer) error) (encoded, error) {
+	obj, err := f.decodeFor(v)
+	if err != nil {
+		return encoded{}, err
+	}
+	return f.gather(format, func(w io.Writer) error { return encode(obj, w) })
+}
+
 // gather keeps what write writes.
 func (f *Frame) gather(format wire.Format, write func(io.Writer) error) (encoded, error) {
 	buf := scratch.Get().(*bytes.Buffer)
@@ -498,7 +507,7 @@ func (f *Frame) buildObject(v *variant, encodeEvent func(runtime.Object, io.Writ
 	if probe.id != v.object {
 		return encoded{}, fmt.Errorf("encoding %s: the watch encoder names its object encoding %q in the event and %q when asked", f.key, v.object, probe.id)
 	}
-	return f.build(v.envelope, probe.encode)
+	return f.buildAs(v, v.envelope, probe.encode)
 }
 
 // probe is a CacheableObject that only remembers how it was asked to be encoded.

@@ -355,6 +355,7 @@ func FuzzVariant(f *testing.F) {
 		} else {
 			want.table = strings.HasSuffix(valid(target), "Kind=Table")
 			want.columns = want.table && inner%2 != 0
+			want.metadata = strings.HasSuffix(valid(target), "Kind=PartialObjectMetadata")
 		}
 		if *v != want {
 			t.Errorf("%s is read as %+v, want %+v", id, *v, want)

@@ -114,8 +114,8 @@ func TestVariants(t *testing.T) {
 		{core("ConfigMap", "configmaps"), configMap, inProtobuf, slices.Repeat([]variant{{envelope: wire.Protobuf, plain: true, objectFormat: wire.Protobuf, apiVersion: "v1"}}, 3)},
 		{hpa, scaler, inProtobuf, slices.Repeat([]variant{{envelope: wire.Protobuf, plain: true, objectFormat: wire.Protobuf, apiVersion: "autoscaling/v1"}}, 3)},
 		{core("ConfigMap", "configmaps"), configMap, inJSON + asTable, []variant{{envelope: wire.JSON, table: true, columns: true}, {envelope: wire.JSON, table: true}, {envelope: wire.JSON, table: true}}},
-		{core("ConfigMap", "configmaps"), configMap, inJSON + asPartial, slices.Repeat([]variant{{envelope: wire.JSON}}, 3)},
-		{core("ConfigMap", "configmaps"), configMap, inProtobuf + asPartial, slices.Repeat([]variant{{envelope: wire.Protobuf}}, 3)},
+		{core("ConfigMap", "configmaps"), configMap, inJSON + asPartial, slices.Repeat([]variant{{envelope: wire.JSON, metadata: true}}, 3)},
+		{core("ConfigMap", "configmaps"), configMap, inProtobuf + asPartial, slices.Repeat([]variant{{envelope: wire.Protobuf, metadata: true}}, 3)},
 	} {
 		t.Run(test.r.served.Version+test.r.plural+" "+test.accept, func(t *testing.T) {
 			c, _ := test.r.codec(t, 1<<20)

@@ -5,6 +5,7 @@ package frame
 
 import (
 	"encoding/json"
+	"strings"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -33,6 +34,8 @@ type variant struct {
 	// table says that the object is a Table; columns that it is one with its column
 	// definitions, which upstream sends in the first event of a stream only.
 	table, columns bool
+	// metadata says that the object is a PartialObjectMetadata.
+	metadata bool
 	// shuffled says that upstream's encoder writes maps in an order that is another one each
 	// time, so that no client relies on one.
 	shuffled bool
@@ -95,8 +98,9 @@ func parseVariant(id runtime.Identifier) *variant {
 		v.apiVersion = codec.EncodeGV
 		v.plain = v.objectFormat != wire.Other && v.objectFormat == v.envelope
 	} else if json.Unmarshal([]byte(w.EmbeddedEncoder), &t) == nil {
-		v.table = t.Name == "watch-embedded" && isTable(t.Target)
+		v.table = t.Name == "watch-embedded" && isKind(t.Target, "Table")
 		v.columns = v.table && !t.NoHeaders
+		v.metadata = t.Name == "watch-embedded" && isKind(t.Target, "PartialObjectMetadata")
 	}
 	return v
 }
@@ -119,8 +123,5 @@ func formatOf(serializer, protobuf string) wire.Format {
 	return wire.Other
 }
 
-// isTable reads a GroupVersionKind as its String method writes it.
-func isTable(target string) bool {
-	const suffix = "Kind=Table"
-	return len(target) >= len(suffix) && target[len(target)-len(suffix):] == suffix
-}
+// isKind reads a GroupVersionKind as its String method writes it.
+func isKind(target, kind string) bool { return strings.HasSuffix(target, "Kind="+kind) }

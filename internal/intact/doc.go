@@ -16,5 +16,7 @@
 // The answer is only yes where that is sure. No is always right, and only costs time: embedded resources, what is null where it may not be,
 // and whatever this package does not know are no. Tests hold every yes against upstream's codec.
 //
+// Metadata does the same for the metadata of an object that is to be served without the rest.
+//
 // It imports nothing of ours.
 package intact

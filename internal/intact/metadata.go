@@ -27,8 +27,7 @@ func (p *pass) whole(n *node, o *Object) bool {
 		}
 	}
 	if n == nil {
-		n = &node{properties: map[string]*node{}}
-		n.once.Do(func() {})
+		n = &node{}
 	}
 	n.unfold()
 	defaults, ok := p.fields(n, p.prunes, root)
@@ -88,6 +87,9 @@ func (p *pass) metadata(o *Object) bool {
 		case "ownerReferences":
 			n, ok := p.elements(p.ownerReference)
 			return ok && n > 0
+		case "resourceVersion":
+			_, ok := p.plainText()
+			return ok && p.versioned
 		case "uid":
 			var ok bool
 			o.UID, ok = p.plainText()
@@ -99,7 +101,24 @@ func (p *pass) metadata(o *Object) bool {
 	if o.last {
 		o.at = p.at - len(`}`)
 	}
-	return ok && generation && len(o.Name) > 0
+	return ok && (generation || p.versioned) && len(o.Name) > 0
+}
+
+// Metadata returns the metadata of a custom resource in JSON, as it is served, if decoding them into an ObjectMeta gives what decoding the
+// object, and asking it for each of them, would. It goes over object no further than to their end.
+func Metadata(object []byte) (metadata []byte, ok bool) {
+	p := pass{data: object, versioned: true}
+	p.members(func(key []byte, _ bool) bool {
+		if string(key) != "metadata" {
+			return p.value(nil, false)
+		}
+		begin := p.at
+		if p.metadata(&Object{}) {
+			metadata = object[begin:p.at]
+		}
+		return false // there is nothing else to look for
+	})
+	return metadata, metadata != nil
 }
 
 // texts goes over an object of strings, which may have escapes in them or not.

@@ -23,6 +23,8 @@ type pass struct {
 	depth int
 	// prunes says that the schema prunes, defaults that it adds defaults.
 	prunes, defaults bool
+	// versioned says that the object is one as it is served: its metadata have a resourceVersion, and need no generation.
+	versioned bool
 }
 
 // is goes over one byte.
@@ -236,17 +238,21 @@ func (p *pass) text() (raw []byte, escaped, ok bool) {
 	if !p.is('"') {
 		return nil, false, false
 	}
-	for i := p.at; i < len(p.data); {
-		c := p.data[i]
-		switch {
-		case asIs[c]:
+	data, i := p.data, p.at
+	for {
+		for i < len(data) && asIs[data[i]] {
 			i++
+		}
+		if i == len(data) {
+			return nil, false, false
+		}
+		switch c := data[i]; {
 		case c == '"':
-			raw = p.data[p.at:i]
+			raw = data[p.at:i]
 			p.at = i + 1
 			return raw, escaped, true
 		case c == '\\':
-			n := escape(p.data[i:])
+			n := escape(data[i:])
 			if n == 0 {
 				return nil, false, false
 			}
@@ -255,14 +261,13 @@ func (p *pass) text() (raw []byte, escaped, ok bool) {
 		case c < utf8.RuneSelf:
 			return nil, false, false
 		default:
-			r, n := utf8.DecodeRune(p.data[i:])
+			r, n := utf8.DecodeRune(data[i:])
 			if r == utf8.RuneError && n == 1 || r == '\u2028' || r == '\u2029' {
 				return nil, false, false
 			}
 			i += n
 		}
 	}
-	return nil, false, false
 }
 
 // escape returns how long the escape is that text begins with, 0 if it is not one that encoding/json writes.

@@ -17,13 +17,21 @@ type node struct {
 	// values says that properties which are not named may be there, additional what their schema is.
 	values bool
 
-	schema *structuralschema.Structural
-	once   sync.Once
+	// of is what the schema has below it, until it is unfolded.
+	of   below
+	once sync.Once
 	// Set once: properties are those that are named, defaults is how many of them have a default, items is the schema of items.
 	properties map[string]*node
 	defaults   int
 	items      *node
 	additional *node
+}
+
+// below are schemas that a schema refers to. The schema itself, which may be a copy, is not kept.
+type below struct {
+	properties map[string]structuralschema.Structural
+	items      *structuralschema.Structural
+	values     *structuralschema.StructuralOrBool
 }
 
 func newNode(s *structuralschema.Structural) *node {
@@ -36,21 +44,23 @@ func newNode(s *structuralschema.Structural) *node {
 		preserves: s.XPreserveUnknownFields,
 		embedded:  s.XEmbeddedResource,
 		values:    s.AdditionalProperties != nil,
-		schema:    s,
+		of:        below{s.Properties, s.Items, s.AdditionalProperties},
 	}
 }
 
 // unfold has what is below the node be there.
 func (n *node) unfold() {
 	n.once.Do(func() {
-		s := n.schema
-		n.schema = nil
-		n.items = newNode(s.Items)
-		if s.AdditionalProperties != nil {
-			n.additional = newNode(s.AdditionalProperties.Structural)
+		of := n.of
+		n.of = below{}
+		n.items = newNode(of.items)
+		if of.values != nil {
+			n.additional = newNode(of.values.Structural)
 		}
-		n.properties = make(map[string]*node, len(s.Properties))
-		for name, property := range s.Properties {
+		if len(of.properties) > 0 {
+			n.properties = make(map[string]*node, len(of.properties))
+		}
+		for name, property := range of.properties {
 			n.properties[name] = newNode(&property)
 			if property.Default.Object != nil {
 				n.defaults++

@@ -19,10 +19,12 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/fake"
 	"k8s.io/apiextensions-apiserver/pkg/client/informers/externalversions"
 	"k8s.io/apiextensions-apiserver/pkg/cmd/server/options"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/apiserver/pkg/storage"
@@ -132,6 +134,7 @@ func newTwin(tb testing.TB, d definition) twin {
 func (x twin) look(tb testing.TB, version string, data []byte) bool {
 	tb.Helper()
 	before := bytes.Clone(data)
+	sameMetadata(tb, data)
 	o, ok := x.judges[version].Look(data)
 	if !bytes.Equal(data, before) {
 		tb.Fatalf("looking at %s changed it to %s", before, data)
@@ -162,6 +165,9 @@ func (x twin) look(tb testing.TB, version string, data []byte) bool {
 		tb.Errorf("%s, %s: %s is intact, and gives %s, while upstream makes %s", x.name, version, data, got, want.Bytes())
 		return true
 	}
+	if !sameMetadata(tb, got) {
+		tb.Errorf("%s: the metadata of %s have to be decoded with the rest", x.name, got)
+	}
 	labels := map[string]string{}
 	last := ""
 	for key, value := range o.Labels() {
@@ -179,6 +185,25 @@ func (x twin) look(tb testing.TB, version string, data []byte) bool {
 	again := &unstructured.Unstructured{}
 	if err := runtime.DecodeInto(unstructured.UnstructuredJSONScheme, got, again); err != nil || !reflect.DeepEqual(again, u) {
 		tb.Errorf("%s, %s: %s is not the same when it is read again: %v", x.name, version, data, err)
+	}
+	return true
+}
+
+// sameMetadata tells whether the metadata of an object can be decoded alone, and if so holds them against those of the decoded object.
+func sameMetadata(tb testing.TB, data []byte) bool {
+	tb.Helper()
+	metadata, ok := intact.Metadata(data)
+	if !ok {
+		return false
+	}
+	obj := &unstructured.Unstructured{}
+	if err := runtime.DecodeInto(unstructured.UnstructuredJSONScheme, data, obj); err != nil {
+		return true // there is more behind the metadata, which are looked at alone
+	}
+	want := meta.AsPartialObjectMetadata(obj).ObjectMeta
+	var got metav1.ObjectMeta
+	if err := utiljson.Unmarshal(metadata, &got); err != nil || !reflect.DeepEqual(got, want) {
+		tb.Errorf("%s has the metadata %+v, %v, want %+v", data, got, err, want)
 	}
 	return true
 }

@@ -230,7 +230,7 @@ func partialOf(f *frame.Frame) (*metav1.PartialObjectMetadata, error) {
 		partial := &metav1.PartialObjectMetadata{}
 		return partial, partial.ObjectMeta.Unmarshal(metadata)
 	}
-	obj, err := f.Decode()
+	obj, err := f.DecodeMetadata()
 	if err != nil {
 		return nil, err
 	}

@@ -99,6 +99,8 @@ type Config struct {
 
 	// taken counts the objects that are taken in. It is nil for none but custom resources.
 	taken *taken
+	// undecoded says that Storage hands on what is intact as it is stored; see storedCodec.
+	undecoded bool
 }
 
 // Cache is a storage.Interface that answers reads and watches from the encoded

@@ -324,7 +324,7 @@ func (d *differential) settle() {
 	}
 }
 
-// compact compacts etcd at a revision that both caches have passed.
+// compact compacts etcd at a revision that both caches have passed, before which neither has a state any more.
 func (d *differential) compact() {
 	d.t.Helper()
 	rev := d.first + uint64(d.rand.Int63n(int64(d.last-d.first)+1))
@@ -338,6 +338,8 @@ func (d *differential) compact() {
 	eventually(d.t, "the compaction to be observed", func() bool { return d.weir.cfg.Storage.CompactRevision() == int64(rev) })
 	d.weir.observeCompaction()
 	d.faults["compaction"]++
+	d.compareList(podPrefix, storage.ListOptions{Recursive: true, Predicate: storage.Everything,
+		ResourceVersion: fmt.Sprint(rev - 1), ResourceVersionMatch: metav1.ResourceVersionMatchExact})
 }
 
 func (d *differential) compactAt(rev uint64) {

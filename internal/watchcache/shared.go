@@ -189,8 +189,9 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 	}
 	config := *d.config
 	judge, decoder := s.judge(d), s.decoder(d)
-	if judge != nil || decoder != nil {
-		config.Codec = storedCodec{config.Codec, judge, decoder}
+	undecoded := judge != nil || decoder != nil
+	if undecoded {
+		config.Codec = storedCodec{config.Codec, judge, decoder, d.newFunc}
 	}
 	raw, destroy, err := generic.NewRawStorage(&config, d.newFunc, d.newListFunc, d.resourcePrefix)
 	if err != nil {
@@ -219,6 +220,7 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 		HistoryBound:   s.opts.History,
 		Versions:       versions,
 		taken:          counted,
+		undecoded:      undecoded,
 
 		DefaultedOnRead: s.opts.DefaultedOnRead[d.config.GroupResource],
 	})

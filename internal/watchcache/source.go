@@ -198,7 +198,7 @@ func (s *source) list(ctx context.Context) error {
 	}
 	for {
 		opts.Predicate.Limit = pageOf(s.state.bytes, s.state.objects.Len())
-		list := s.cache.cfg.NewListFunc()
+		list := s.cache.newList()
 		if err := s.cache.cfg.Storage.GetList(ctx, s.cache.cfg.ResourcePrefix, opts, list); err != nil {
 			return fmt.Errorf("listing the storage of %s: %w", s.cache.cfg.GroupResource, err)
 		}
@@ -209,7 +209,10 @@ func (s *source) list(ctx context.Context) error {
 		if s.rev, err = s.cache.cfg.Versioner.ParseResourceVersion(accessor.GetResourceVersion()); err != nil {
 			return err
 		}
-		if err := meta.EachListItem(list, s.add); err != nil {
+		if err := s.cache.convertListed(list); err != nil {
+			return err
+		}
+		if err := meta.EachListItem(list, s.addListed); err != nil {
 			return err
 		}
 		if opts.Predicate.Continue = accessor.GetContinue(); opts.Predicate.Continue == "" {
@@ -217,6 +220,15 @@ func (s *source) list(ctx context.Context) error {
 		}
 		opts.ResourceVersion, opts.ResourceVersionMatch = "", "" // the token has it
 	}
+}
+
+// addListed is add for an object of a list.
+func (s *source) addListed(obj runtime.Object) error {
+	obj, err := s.cache.listed(obj)
+	if err != nil {
+		return err
+	}
+	return s.add(obj)
 }
 
 // add puts an object of the initial state in place.

@@ -23,26 +23,41 @@ func TestTax(t *testing.T) {
 	if err != nil {
 		t.Skip("WEIR_DEFINITIONS is not given")
 	}
-	programs := strings.Split(os.Getenv("WEIR_PROGRAMS"), ",")
-	if programs[0] == "" {
-		programs = []string{servers.Stock, "weir-openapi-off", servers.Weir}
-	}
-	for _, program := range programs {
+	for _, program := range programs(servers.Stock, "weir-openapi-off", servers.Weir) {
 		t.Run(program, func(t *testing.T) { measureTax(t, program, n) })
 	}
+}
+
+// programs are the servers to measure: those of WEIR_PROGRAMS, or all.
+func programs(all ...string) []string {
+	if chosen := os.Getenv("WEIR_PROGRAMS"); chosen != "" {
+		return strings.Split(chosen, ",")
+	}
+	return all
+}
+
+// started is how a server to measure is started: stock, weir, or weir with other gates.
+func started(program string) (name string, flags []string) {
+	switch program {
+	case "weir-openapi-off":
+		return servers.Weir, []string{"--feature-gates=OpenAPIOnDemand=false"}
+	case "weir-decoded":
+		return servers.Weir, []string{"--feature-gates=UndecodedCustomResources=false"}
+	case "weir-on-demand":
+		return servers.Weir, []string{"--feature-gates=CustomResourceCachesOnDemand=true"}
+	case "weir-shared":
+		return servers.Weir, []string{"--feature-gates=SharedCustomResourceStore=true"}
+	case "weir-shared-on-demand":
+		return servers.Weir, []string{"--feature-gates=SharedCustomResourceStore=true,CustomResourceCachesOnDemand=true"}
+	}
+	return program, nil
 }
 
 // rest is how long a server is left alone before its memory is read.
 const rest = 40 * time.Second
 
 func measureTax(t *testing.T, program string, n int) {
-	name, flags := program, []string(nil)
-	switch program {
-	case "weir-openapi-off":
-		name, flags = servers.Weir, []string{"--feature-gates=OpenAPIOnDemand=false"}
-	case "weir-on-demand":
-		name, flags = servers.Weir, []string{"--feature-gates=CustomResourceCachesOnDemand=true"}
-	}
+	name, flags := started(program)
 	s := servers.Start(t, name, etcd.Run(t).Endpoints()[0], flags...).Wait()
 	report := func(stage string) {
 		t.Helper()
@@ -75,7 +90,7 @@ func measureTax(t *testing.T, program string, n int) {
 		}
 	}
 	report("each listed in each version")
-	if program == "weir-on-demand" {
+	if strings.HasSuffix(program, "on-demand") {
 		select {
 		case <-time.After(3 * time.Minute): // after which nobody has used them for long enough
 		case <-s.Rig.Done():

@@ -38,6 +38,7 @@ func TestHerd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	revisions := pods(t, second)
 	var informers []cache.SharedInformer
 	stop := make(chan struct{})
 	defer close(stop)
@@ -56,7 +57,7 @@ func TestHerd(t *testing.T) {
 		// This process is to hold names and revisions only.
 		if err := informer.SetTransform(func(obj any) (any, error) {
 			if pod, ok := obj.(*corev1.Pod); ok {
-				return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, ResourceVersion: pod.ResourceVersion}}, nil
+				return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, ResourceVersion: pod.ResourceVersion}}, nil
 			}
 			return obj, nil
 		}); err != nil {
@@ -74,7 +75,7 @@ func TestHerd(t *testing.T) {
 				}
 				for key, revision := range revisions {
 					obj, ok, _ := informer.GetStore().GetByKey(key)
-					if !ok || obj.(*corev1.Pod).ResourceVersion != revision {
+					if !ok || obj.(*metav1.PartialObjectMetadata).ResourceVersion != revision {
 						return false
 					}
 				}
@@ -82,7 +83,6 @@ func TestHerd(t *testing.T) {
 			})
 		}
 	}
-	revisions := pods(t, second)
 	synced("to have all Pods", revisions)
 
 	first.Rig.Kill()
@@ -92,13 +92,14 @@ func TestHerd(t *testing.T) {
 			break
 		}
 		namespace, name, _ := strings.Cut(key, "/")
-		second.Must(http.MethodPatch, "/api/v1/namespaces/"+namespace+"/pods/"+name, map[string]any{"metadata": map[string]any{"labels": map[string]any{"herd": "yes"}}})
+		revisions[key] = servers.ResourceVersion(second.Must(http.MethodPatch, "/api/v1/namespaces/"+namespace+"/pods/"+name,
+			map[string]any{"metadata": map[string]any{"labels": map[string]any{"herd": "yes"}}}))
 	}
 	if err := way.Turn(strings.TrimPrefix(second.URL, "https://")); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	synced("to have what was written while it was away", pods(t, second))
+	synced("to have what was written while it was away", revisions)
 	t.Logf("%d informers went on after %v; the second server had at most %d MiB of %d resident", size.informers, time.Since(began), peak(t, second)>>20, size.limit>>20)
 	if err := second.Rig.Died(); err != nil {
 		t.Error(err)

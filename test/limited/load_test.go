@@ -42,13 +42,16 @@ type sizes struct {
 	stalled                   int   // watches that nobody reads
 	informers                 int
 	patience                  time.Duration
+	// requestTimeout is --request-timeout. With upstream's default, a minute, lists of everything that 144 clients read at the same
+	// time are ended by it on a small machine, whatever the server's memory.
+	requestTimeout time.Duration
 }
 
 func sizesOf(t *testing.T) sizes {
 	t.Helper()
-	size := sizes{limit: 400 << 20, secrets: 16, pods: 600, watchLists: 24, lists: 24, tables: 8, updates: 120, writers: 16, stalled: 200, informers: 64, patience: 5 * time.Minute}
+	size := sizes{limit: 400 << 20, secrets: 16, pods: 600, watchLists: 24, lists: 24, tables: 8, updates: 120, writers: 16, stalled: 200, informers: 64, patience: 5 * time.Minute, requestTimeout: time.Minute}
 	if os.Getenv(fullEnv) != "" {
-		size = sizes{limit: 1536 << 20, secrets: 400, pods: 30_000, watchLists: 64, lists: 64, tables: 16, updates: 5000, writers: 16, stalled: 2000, informers: 256, patience: time.Hour}
+		size = sizes{limit: 1536 << 20, secrets: 400, pods: 30_000, watchLists: 64, lists: 64, tables: 16, updates: 5000, writers: 16, stalled: 2000, informers: 256, patience: time.Hour, requestTimeout: 30 * time.Minute}
 	}
 	if other := os.Getenv(limitEnv); other != "" {
 		mebibytes, err := strconv.ParseInt(other, 10, 64)
@@ -89,6 +92,7 @@ func startLimited(t *testing.T, room *rig.Room, etcd *rig.Etcd, name string, siz
 	t.Helper()
 	program := servers.Program(name)
 	program.Etcd, program.MemoryLimit = etcd.Endpoints(), size.limit
+	program.Args = append(program.Args, "--request-timeout="+size.requestTimeout.String())
 	return servers.StartIn(t, room, program)
 }
 
@@ -97,21 +101,24 @@ func TestLoad(t *testing.T) {
 	size, room := sizesOf(t), servers.Room(t)
 	needsLimits(t, room)
 	etcd := loaded(t, room, size)
-	s := startLimited(t, room, etcd, servers.Weir, size).Wait()
-	run(t, s, size)
-	if t.Failed() || os.Getenv(fullEnv) == "" {
-		return
+	run(t, startLimited(t, room, etcd, servers.Weir, size).Wait(), size)
+}
+
+// TestLoadOfStock tells how upstream's server ends under the same load. It judges nothing.
+func TestLoadOfStock(t *testing.T) {
+	if os.Getenv(fullEnv) == "" {
+		t.Skip(fullEnv + " is not set")
 	}
-	if err := s.Rig.Stop(servers.Patience); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("upstream's server under the same load: %v", ofStock(t, room, etcd, size))
+	size, room := sizesOf(t), servers.Room(t)
+	needsLimits(t, room)
+	t.Log(ofStock(t, room, loaded(t, room, size), size))
 }
 
 // ofStock tells how upstream's server has ended.
 func ofStock(t *testing.T, room *rig.Room, etcd *rig.Etcd, size sizes) error {
 	program := servers.Program(servers.Stock)
 	program.Etcd, program.MemoryLimit = etcd.Endpoints(), size.limit
+	program.Args = append(program.Args, "--request-timeout="+size.requestTimeout.String())
 	started, err := room.StartServer(program)
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +153,7 @@ func run(t *testing.T, s *servers.Server, size sizes) {
 	if err := c.write(ctx, s, size); err != nil {
 		t.Fatal(errors.Join(err, s.Rig.Died()))
 	}
-	say(fmt.Sprintf("%d updates of 1 MB beside %d watches that nobody reads", size.updates, size.stalled))
+	say(fmt.Sprintf("%d updates of 1 MB beside %d watches that nobody reads; %d more had no answer of etcd in time", size.updates, size.stalled, c.busy.Load()))
 }
 
 // peak is the most that was ever resident, in bytes.
@@ -169,7 +176,7 @@ func probe(ctx context.Context, t *testing.T, s *servers.Server) (stop func()) {
 	s.Must(http.MethodPost, leases, map[string]any{"metadata": map[string]any{"name": "leader"}})
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
-	asked, said := 0, []byte(nil)
+	asked, late, said := 0, 0, []byte(nil)
 	go func() {
 		defer close(done)
 		tick := time.NewTicker(200 * time.Millisecond)
@@ -190,6 +197,10 @@ func probe(ctx context.Context, t *testing.T, s *servers.Server) (stop func()) {
 				if err == nil && r.Path == "/metrics" {
 					said = got.Body
 				}
+				if ctx.Err() == nil && err == nil && got.Status == http.StatusInternalServerError && etcdsOwn.Match(got.Body) {
+					late++
+					continue
+				}
 				if ctx.Err() == nil && (err != nil || got.Status != http.StatusOK) {
 					t.Errorf("%s: %d %.200s, %v", r.Path, got.Status, got.Body, err)
 					return
@@ -201,7 +212,7 @@ func probe(ctx context.Context, t *testing.T, s *servers.Server) (stop func()) {
 	return func() {
 		cancel()
 		<-done
-		t.Logf("asked %d times whether it is ready, and renewed a lease; what it said of its memory the last time:", asked)
+		t.Logf("asked %d times whether it is ready, and renewed a lease, for which etcd had no time %d times; what it said of its memory the last time:", asked, late)
 		for _, line := range regexp.MustCompile(`(?m)^(weir_memory|go_memstats|process_resident).*$`).FindAll(said, -1) {
 			t.Logf("%s", line)
 		}
@@ -214,7 +225,15 @@ type crowd struct {
 	// died is closed when the server has ended.
 	died    <-chan struct{}
 	refused atomic.Int64
+	// busy counts the updates that etcd had no time for.
+	busy atomic.Int64
 }
+
+// etcdsOwn is what a server says when etcd has not answered in time: it has no memory limit, but the same processors and disk.
+var etcdsOwn = regexp.MustCompile(`etcdserver: request timed out|(?m)^\[-\]etcd`)
+
+// errEtcdBusy is that etcd has not acknowledged a write in time.
+var errEtcdBusy = errors.New("etcd had no time")
 
 // open opens a request, and again as often as it is refused.
 func (c *crowd) open(ctx context.Context, client *http.Client, r servers.Request) (*http.Response, error) {
@@ -244,6 +263,9 @@ func (c *crowd) open(ctx context.Context, client *http.Client, r servers.Request
 		}
 		said, _ := io.ReadAll(answer.Body)
 		_ = answer.Body.Close()
+		if answer.StatusCode == http.StatusInternalServerError && etcdsOwn.Match(said) {
+			return nil, errEtcdBusy
+		}
 		after, bad := strconv.Atoi(answer.Header.Get("Retry-After"))
 		if answer.StatusCode != http.StatusTooManyRequests || bad != nil {
 			return nil, fmt.Errorf("%s: %s: %.300s", r.Path, answer.Status, said)

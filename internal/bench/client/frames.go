@@ -34,7 +34,12 @@ const (
 	FormatJSON     Format = "json"
 	// FormatTable is a list as a Table in JSON, which is what kubectl get asks for.
 	FormatTable Format = "table"
+	// FormatMetadata is objects without all but their metadata in protobuf, which is what client-go's metadata client asks for.
+	FormatMetadata Format = "metadata"
 )
+
+// protobuf tells whether a format is a kind of protobuf.
+func (f Format) protobuf() bool { return f == FormatProtobuf || f == FormatMetadata }
 
 // MediaType is what to ask for in a list.
 func (f Format) MediaType() string {
@@ -43,14 +48,19 @@ func (f Format) MediaType() string {
 		return jsonType
 	case FormatTable:
 		return jsonType + ";as=Table;v=v1;g=meta.k8s.io"
+	case FormatMetadata:
+		return protobufType + ";as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 	}
 	return protobufType
 }
 
 // Accept is what to ask for in a watch.
 func (f Format) Accept() string {
-	if f == FormatJSON {
+	switch f {
+	case FormatJSON:
 		return jsonType
+	case FormatMetadata:
+		return protobufType + ";as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 	}
 	return protobufType + ";stream=watch"
 }

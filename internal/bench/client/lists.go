@@ -16,7 +16,7 @@ import (
 func countList(f Format, body io.Reader) (items, size int64, err error) {
 	counted := &countedReader{r: body}
 	r := bufio.NewReaderSize(counted, 64<<10)
-	if f == FormatProtobuf {
+	if f.protobuf() {
 		items, err = countProtobufList(r)
 	} else {
 		items, err = countJSONList(r) // a Table's row has the object's metadata

@@ -171,6 +171,8 @@ func serve(ctx context.Context, dir, address, cert, key string) error {
 // formatOf is the format that a reader's Accept header stands for.
 func formatOf(accept string) client.Format {
 	switch {
+	case accept == client.FormatMetadata.MediaType(), accept == client.FormatMetadata.Accept():
+		return client.FormatMetadata
 	case strings.HasPrefix(accept, client.FormatProtobuf.MediaType()):
 		return client.FormatProtobuf
 	case accept == client.FormatTable.MediaType():
