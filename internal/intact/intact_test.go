@@ -296,6 +296,23 @@ func TestRandom(t *testing.T) {
 	}
 }
 
+// TestTogether has objects be looked at by several goroutines, by a Judge that has seen none.
+func TestTogether(t *testing.T) {
+	x := newTwin(t, definitions()[0])
+	data := []byte(head + `,"spec":{"list":[{"a":"x","d":"x"}],"map":{"k":{"d":1}}}` + tail)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for _, version := range []string{"v1", "v1beta1"} {
+				if _, ok := x.judges[version].Look(data); !ok {
+					t.Errorf("%s is not intact", data)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
 // FuzzLook holds whatever is intact against upstream's codec.
 func FuzzLook(f *testing.F) {
 	g := generator{rand.New(rand.NewPCG(1, 2))}
