@@ -24,7 +24,7 @@ func TestStoredCodec(t *testing.T) {
 	}
 	codec := storedCodec{unstructured.UnstructuredJSONScheme, intact.NewJudge(intact.Rules{Group: "example.io", Kind: "Widget", Version: "v1", Schemas: map[string]*structuralschema.Structural{
 		"v1": {Extensions: structuralschema.Extensions{XPreserveUnknownFields: true}},
-	}}), newFunc}
+	}}), nil, newFunc}
 	const asStored = `{"apiVersion":"example.io/v1","kind":"Widget","metadata":{"generation":1,"name":"w","namespace":"n","uid":"u"}}` + "\n"
 	const not = `{"kind":"Widget","apiVersion":"example.io/v1","metadata":{"name":"w","namespace":"n","uid":"u"}}`
 	f := &follower{cfg: Config{Versioner: storage.APIObjectVersioner{}, GroupResource: schema.GroupResource{Group: "example.io", Resource: "widgets"}}}
