@@ -189,6 +189,31 @@ func (d *converting) send(event watch.Event) bool {
 	}
 }
 
+// convertListed converts what is unconverted in a list of newList.
+func (c *follower) convertListed(list runtime.Object) error {
+	of, ok := list.(*storedList)
+	if !ok || c.cfg.Decoder == nil {
+		return nil
+	}
+	var items []*stored
+	var rest []*conversion.Unconverted
+	for i := range of.Items {
+		if item := &of.Items[i]; item.rest != nil {
+			items = append(items, item)
+			rest = append(rest, item.rest)
+			item.rest = nil
+		}
+	}
+	for obj, err := range c.cfg.Decoder.Convert(rest) {
+		if err != nil {
+			return fmt.Errorf("listing the storage of %s: %w", c.cfg.GroupResource, err)
+		}
+		items[0].decoded = obj
+		items = items[1:]
+	}
+	return nil
+}
+
 // revise gives an object the revision of what was converted to it.
 func (c *follower) revise(obj runtime.Object, o *unconverted) error {
 	rev, err := c.cfg.Versioner.ObjectResourceVersion(o)

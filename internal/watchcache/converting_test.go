@@ -6,6 +6,8 @@ package watchcache
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -13,8 +15,10 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensionsconversion "k8s.io/apiextensions-apiserver/pkg/apiserver/conversion"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/etcd3"
 
 	"github.com/weir-project/weir/internal/conversion"
 	"github.com/weir-project/weir/test/etcd"
@@ -69,6 +73,67 @@ func TestConvertedModel(t *testing.T) {
 	t.Logf("%d requests about %d objects, %d at once", asked.Requests, asked.Objects, asked.Most)
 	if asked.Most == 1 {
 		t.Error("no two objects were asked about at once")
+	}
+}
+
+// TestConvertedFirstRead has a version be read at first while the webhook fails for one object, streamed and as a list, and then for none.
+func TestConvertedFirstRead(t *testing.T) {
+	for name, with := range map[string]gates{"WatchList": nil, "List": {features.WatchList: false}} {
+		t.Run(name, func(t *testing.T) {
+			with.set(t)
+			etcd3.TestOnlySetFatalOnDecodeError(t, false)
+			client := etcd.Run(t)
+			hook := webhook.Start(t, func(webhook.Object, string) error { return nil })
+			s := newConvertedStores(t, client.Endpoints(), hook)
+			direct, _ := s.open(t, generic.UndecoratedStorage, "v1")
+			const n = 300
+			for i := range n {
+				put(t, direct, "v1", fmt.Sprintf("w%d", i), "text")
+			}
+			want := newWidgetList("v1")
+			everything := storage.ListOptions{Recursive: true, Predicate: storage.Everything}
+			if err := direct.GetList(t.Context(), widgetPrefix, everything, want); err != nil {
+				t.Fatal(err)
+			}
+			hook.Says(func(r *apiextensionsv1.ConversionRequest, _ *apiextensionsv1.ConversionResponse) int {
+				if webhook.Has(r, "w77") {
+					return http.StatusInternalServerError
+				}
+				return 0
+			})
+			made, _ := s.open(t, s.caches.Decorator(), "v1beta1")
+			list := func() (*unstructured.UnstructuredList, error) {
+				got := newWidgetList("v1beta1")
+				return got, made.GetList(t.Context(), widgetPrefix, everything, got)
+			}
+			eventually(t, "the cache to say which object cannot be converted", func() bool {
+				_, err := list()
+				if err == nil {
+					t.Fatal("a list is answered although an object cannot be converted")
+				}
+				return strings.Contains(err.Error(), "/a/w77, ") && strings.Contains(err.Error(), "conversion webhook for example.io/v1, Kind=Widget failed: an error on the server")
+			})
+			hook.Reset()
+			hook.Says(nil)
+			eventually(t, "the cache to be ready", func() bool { return made.ReadinessCheck() == nil })
+			got, err := list()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range got.Items {
+				if version := got.Items[i].GetAPIVersion(); version != "example.io/v1beta1" {
+					t.Fatalf("%s is in version %s", got.Items[i].GetName(), version)
+				}
+				got.Items[i].SetAPIVersion("example.io/v1")
+			}
+			if !reflect.DeepEqual(got.Items, want.Items) {
+				t.Errorf("%d objects are other than the %d that are stored", len(got.Items), len(want.Items))
+			}
+			// Some are asked about because the object in the way is looked for.
+			if asked := hook.Asked(); asked.Most < 100 {
+				t.Errorf("%d requests about %d objects, %d at once", asked.Requests, asked.Objects, asked.Most)
+			}
+		})
 	}
 }
 

@@ -191,7 +191,8 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 	}
 	config := *d.config
 	judge, decoder := s.judge(d), s.decoder(d)
-	if judge != nil || decoder != nil {
+	undecoded := judge != nil || decoder != nil
+	if undecoded {
 		config.Codec = storedCodec{config.Codec, judge, decoder, d.newFunc}
 	}
 	raw, destroy, err := s.newStorage(&config, d.newFunc, d.newListFunc, d.resourcePrefix)
@@ -221,7 +222,7 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 		HistoryBound:   s.opts.History,
 		Versions:       versions,
 		taken:          counted,
-		undecoded:      judge != nil,
+		undecoded:      undecoded,
 
 		DefaultedOnRead: s.opts.DefaultedOnRead[d.config.GroupResource],
 	})

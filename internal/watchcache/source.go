@@ -209,6 +209,9 @@ func (s *source) list(ctx context.Context) error {
 		if s.rev, err = s.cache.cfg.Versioner.ParseResourceVersion(accessor.GetResourceVersion()); err != nil {
 			return err
 		}
+		if err := s.cache.convertListed(list); err != nil {
+			return err
+		}
 		if err := meta.EachListItem(list, s.addListed); err != nil {
 			return err
 		}

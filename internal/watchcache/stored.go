@@ -34,13 +34,15 @@ type stored struct {
 	// ObjectMeta has nothing but the resourceVersion, which the storage sets, and name, namespace and UID.
 	metav1.ObjectMeta
 	object intact.Object
-	// decoded is the object if it is not intact, in a list alone: then nothing else is set but the resourceVersion.
+	// decoded is the object if it is not intact, in a list alone: then nothing else is set but the resourceVersion. rest is what it is to
+	// be converted from.
 	decoded runtime.Object
+	rest    *conversion.Unconverted
 }
 
 // DeepCopyObject implements runtime.Object. It does not copy the bytes, which nobody changes.
 func (o *stored) DeepCopyObject() runtime.Object {
-	c := &stored{TypeMeta: o.TypeMeta, object: o.object}
+	c := &stored{TypeMeta: o.TypeMeta, object: o.object, rest: o.rest}
 	o.ObjectMeta.DeepCopyInto(&c.ObjectMeta)
 	if o.decoded != nil {
 		c.decoded = o.decoded.DeepCopyObject()
@@ -71,7 +73,7 @@ func (l *storedList) DeepCopyObject() runtime.Object {
 }
 
 // storedCodec is a storage codec that leaves what is intact as it is stored where it is decoded for the source, and what is to be converted
-// unconverted where that is its watch.
+// unconverted.
 type storedCodec struct {
 	runtime.Codec
 	// Either may be nil.
@@ -84,9 +86,16 @@ type storedCodec struct {
 // Decode implements runtime.Decoder.
 func (c storedCodec) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
 	if item, ok := into.(*stored); ok {
-		if object, ok := c.judge.Look(data); ok {
+		if object, ok := c.look(data); ok {
 			item.set(object)
 			return item, nil, nil
+		}
+		if c.decoder != nil {
+			obj, rest, err := c.decoder.Begin(data)
+			if u, is := obj.(runtime.Unstructured); rest != nil || err == nil && is && !u.IsList() {
+				item.decoded, item.rest = obj, rest
+				return item, nil, nil
+			}
 		}
 		obj, kind, err := c.Codec.Decode(data, defaults, c.newFunc())
 		if err != nil {
@@ -96,12 +105,10 @@ func (c storedCodec) Decode(data []byte, defaults *schema.GroupVersionKind, into
 		return item, kind, nil
 	}
 	if defaults == nil && into == nil {
-		if c.judge != nil {
-			if object, ok := c.judge.Look(data); ok {
-				o := &stored{}
-				o.set(object)
-				return o, nil, nil
-			}
+		if object, ok := c.look(data); ok {
+			o := &stored{}
+			o.set(object)
+			return o, nil, nil
 		}
 		if c.decoder != nil {
 			obj, rest, err := c.decoder.Begin(data)
@@ -112,6 +119,14 @@ func (c storedCodec) Decode(data []byte, defaults *schema.GroupVersionKind, into
 		}
 	}
 	return c.Codec.Decode(data, defaults, into)
+}
+
+// look tells whether what is stored is intact.
+func (c storedCodec) look(data []byte) (intact.Object, bool) {
+	if c.judge == nil {
+		return intact.Object{}, false
+	}
+	return c.judge.Look(data)
 }
 
 // newList returns an empty list to read the resource with.
