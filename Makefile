@@ -110,7 +110,7 @@ LIMIT ?=
 # to another one. Upstream's server gets the same load after weir, and it is said how it ended. Takes up to two hours, and 5 GB of memory.
 # See test/limited/doc.go.
 limited:
-	WEIR_LIMITED=1 WEIR_LIMIT=$(LIMIT) $(GO) test ./test/limited -run '^(TestLoad|TestHerd|TestListsHoldWhatIsEstimated)$$' -count 1 -timeout 0 -v
+	WEIR_LIMITED=1 WEIR_LIMIT=$(LIMIT) $(GO) test ./test/limited -run '^(TestLoad|TestLoadOfStock|TestHerd|TestListsHoldWhatIsEstimated)$$' -count 1 -timeout 0 -v
 
 UPLOT ?= 1.6.32
 
