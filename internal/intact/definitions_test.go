@@ -46,6 +46,7 @@ func definitions() []definition {
 			"nulls":  list(nullable(kind("string"))),
 			"map":    values(object(fields{"a": kind("string"), "d": defaulted(kind("integer"), 3)})),
 			"words":  values(nullable(kind("string"))),
+			"preset": values(defaulted(kind("string"), "p")),
 			"lists":  values(list(kind("string"))),
 			"all":    anything,
 			"opt":    object(fields{"d": defaulted(kind("integer"), 1), "o": nullable(defaulted(kind("integer"), 1))}),

@@ -139,6 +139,8 @@ func TestLook(t *testing.T) {
 		{"no default in an item", "rich", spec(`{"list":[{"a":"x"}]}`), false},
 		{"no default in a value", "rich", spec(`{"map":{"k":{}}}`), false},
 		{"no default below what is preserved", "rich", spec(`{"partly":{"d":{}}}`), false},
+		{"values that have a default", "rich", spec(`{"preset":{"a":"x","b":"y"}}`), true},
+		{"a value of null that has a default", "rich", spec(`{"preset":{"a":null}}`), false},
 		{"no default at the root", "defaults", head + tail, false},
 		{"defaults", "defaults", spec(`{"list":[{"a":"x"}],"n":1}`), true},
 		{"an item of null that has a default", "defaults", spec(`{"list":[null],"n":1}`), false},

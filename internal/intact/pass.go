@@ -168,10 +168,10 @@ func (p *pass) fields(n *node, pruned bool, root func(key []byte) (mine, ok bool
 				return ok
 			}
 		}
-		child, known := n.child(key)
+		child, known, defaulted := n.child(key)
 		switch {
 		case known:
-			if child != nil && child.defaulted {
+			if defaulted {
 				defaults++
 			}
 			// What is named, or a value of a map, is pruned even below what is not.

@@ -72,12 +72,13 @@ func (n *node) unfold() {
 	})
 }
 
-// child returns what is said of a property, and whether anything is: where not, it is pruned if the object is.
-func (n *node) child(name []byte) (c *node, known bool) {
+// child returns what is said of a property, and whether anything is: where not, it is pruned if the object is. It is defaulted if it is one that
+// has to be there because it has a default: one that is named.
+func (n *node) child(name []byte) (c *node, known, defaulted bool) {
 	if c, ok := n.properties[string(name)]; ok {
-		return c, true
+		return c, true, c.defaulted
 	}
-	return n.additional, n.values
+	return n.additional, n.values, false
 }
 
 // implied are the fields at the root of every object.
