@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	// MaxObjects and MaxBytes bound what a webhook is asked about at once. Bytes are those that are stored; one object may have more.
+	// MaxObjects is how many objects a webhook is asked about at once, at most.
 	MaxObjects = 250
-	MaxBytes   = 1 << 20
+	// MaxBytes is how many bytes these have as they are stored, at most. One object may have more.
+	MaxBytes = 1 << 20
 	// quick and slow are how long several objects may take so that more are converted at once next time, or not fewer: whoever waits for
 	// the first waits for the last, and upstream waits for 30 s.
 	quick = 500 * time.Millisecond

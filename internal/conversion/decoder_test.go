@@ -314,11 +314,11 @@ func TestLies(t *testing.T) {
 	plain := codecsOf(t, crd, nil)["v2"]
 	batches := &conversion.Batches{}
 	codec := codecsOf(t, crd, batches)["v2"]
-	all := stored(t, 50)
+	all := stored(t, 30)
 	for name, lie := range webhook.Lies() {
 		for where, about := range map[string]func(*apiextensionsv1.ConversionRequest) bool{
 			"about all":     func(*apiextensionsv1.ConversionRequest) bool { return true },
-			"about one":     func(r *apiextensionsv1.ConversionRequest) bool { return webhook.Has(r, "g36") },
+			"about one":     func(r *apiextensionsv1.ConversionRequest) bool { return webhook.Has(r, "g21") },
 			"about several": func(r *apiextensionsv1.ConversionRequest) bool { return len(r.Objects) > 1 },
 		} {
 			hook.Says(func(r *apiextensionsv1.ConversionRequest, response *apiextensionsv1.ConversionResponse) int {
@@ -351,7 +351,7 @@ func TestLimit(t *testing.T) {
 	decoder := func() *conversion.Decoder {
 		return batches.Decoder(codec, schema.GroupVersion{Group: group, Version: "v2"})
 	}
-	all := stored(t, 1000)
+	all := stored(t, 600)
 	for _, most := range []int{1, 2, 20, 100} {
 		hook.Says(func(r *apiextensionsv1.ConversionRequest, _ *apiextensionsv1.ConversionResponse) int {
 			if len(r.Objects) > most {
