@@ -42,7 +42,7 @@ DEFINITIONS ?= 300
 PROGRAMS ?=
 .PHONY: definitions
 # Measures what DEFINITIONS definitions of custom resources cost a server, without a single object: upstream's, weir with its
-# gate OpenAPIOnDemand off, and weir, or PROGRAMS of them. About 5 minutes for each.
+# gate OpenAPIOnDemand off, and weir, or PROGRAMS, for which see test/definitions/tax_test.go. About 5 minutes for each.
 definitions:
 	WEIR_DEFINITIONS=$(DEFINITIONS) WEIR_PROGRAMS=$(PROGRAMS) \
 		$(GO) test ./test/definitions -run '^TestTax$$' -count 1 -timeout 0 -v

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 
 	"github.com/weir-project/weir/internal/frame"
@@ -38,6 +39,12 @@ func (d definitions) Definitions() ([]openapi.Definition, error) {
 		all[i] = definition{f}
 	}
 	return all, nil
+}
+
+// defined tells whether a resource is known to have a definition.
+func (d definitions) defined(resource schema.GroupResource) bool {
+	cache := d.caches.Of(crds)
+	return cache != nil && cache.Peek(resource.String()) != nil
 }
 
 // definition is one of them.

@@ -29,6 +29,7 @@ import (
 	"github.com/weir-project/weir/internal/ondemand"
 	"github.com/weir-project/weir/internal/openapi"
 	"github.com/weir-project/weir/internal/pacer"
+	"github.com/weir-project/weir/internal/sharedclient"
 	"github.com/weir-project/weir/internal/usage"
 	"github.com/weir-project/weir/internal/watchcache"
 )
@@ -105,13 +106,20 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	if limit.Go > 0 {
 		options.History, options.Derived = pace.History, pace.Derived
 	}
+	var counts *counting
 	if utilfeature.DefaultFeatureGate.Enabled(SharedCustomResourceStore) {
 		options.Sharing = &watchcache.Sharing{Key: sharingKey, Linger: lingering}
+		options.NewStorage = sharingClients(sharedclient.NewPool())
+		counts = newCounting(clock.RealClock{})
+		go counts.run(ctx)
 	}
 	if utilfeature.DefaultFeatureGate.Enabled(UndecodedCustomResources) {
 		options.Rules = intactRules
 	}
 	caches := watchcache.NewCaches(options)
+	if options.Sharing != nil {
+		options.Sharing.Defined = definitions{caches}.defined
+	}
 	context.AfterFunc(ctx, caches.End)
 	p.caches, p.usage = caches, usage.NewRegistry(usage.DefaultNames)
 	theCacheMetrics.parts.Store(p)
@@ -120,18 +128,19 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	go pace.Run(ctx, caches.Relieve)
 	custom := caches.Decorator()
 	if utilfeature.DefaultFeatureGate.Enabled(CustomResourceCachesOnDemand) {
-		keeper := ondemand.NewKeeper(watchcache.Uncached, caches.DecoratorFrom, clock.RealClock{})
+		keeper := ondemand.NewKeeper(caches.Uncached(), caches.DecoratorFrom, clock.RealClock{})
 		custom = keeper.Decorator()
 		go keeper.Run(ctx)
 	}
-	for getter, decorator := range map[*generic.RESTOptionsGetter]generic.StorageDecorator{
-		&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter: caches.Decorator(),
-		&config.Aggregator.GenericConfig.RESTOptionsGetter:      caches.Decorator(),
-		&config.ApiExtensions.GenericConfig.RESTOptionsGetter:   caches.Decorator(),
-		&config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter:  custom,
+	for _, getter := range []*generic.RESTOptionsGetter{
+		&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,
+		&config.Aggregator.GenericConfig.RESTOptionsGetter,
+		&config.ApiExtensions.GenericConfig.RESTOptionsGetter,
 	} {
-		*getter = cachedRESTOptions{*getter, decorator}
+		*getter = cachedRESTOptions{upstream: *getter, cached: caches.Decorator()}
 	}
+	customOptions := &config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter
+	*customOptions = cachedRESTOptions{upstream: *customOptions, cached: custom, counts: counts}
 	if options.Batches != nil {
 		config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter = enteredRESTOptions{config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter, options.Batches}
 	}
@@ -243,6 +252,8 @@ func held() (counted, kept int64) {
 type cachedRESTOptions struct {
 	upstream generic.RESTOptionsGetter
 	cached   generic.StorageDecorator
+	// counts, if set, counts the objects instead of each storage.
+	counts *counting
 }
 
 func (g cachedRESTOptions) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
@@ -253,6 +264,9 @@ func (g cachedRESTOptions) GetRESTOptions(resource schema.GroupResource, example
 		options.Decorator = watchcache.Uncached
 	default:
 		options.Decorator = g.cached
+	}
+	if err == nil && g.counts != nil {
+		options = g.counts.over(options)
 	}
 	return options, err
 }

@@ -17,7 +17,13 @@ import (
 	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
+
+	"github.com/weir-project/weir/internal/sharedclient"
+	"github.com/weir-project/weir/internal/watchcache"
 )
 
 // Upstream makes, for each version of a definition, a storage whose codec turns what is stored into that version: it is decoded, pruned,
@@ -47,6 +53,17 @@ func sharingKey(config *storagebackend.ConfigForResource, newFunc, newListFunc f
 		return "", false
 	}
 	return string(d.hash.Sum(nil)), true
+}
+
+// sharingClients returns what makes storages: those of custom resources over clients of etcd that they share. All others have clients of their
+// own, as upstream.
+func sharingClients(pool *sharedclient.Pool) watchcache.NewStorage {
+	return func(config *storagebackend.ConfigForResource, newFunc, newListFunc func() runtime.Object, resourcePrefix string) (storage.Interface, factory.DestroyFunc, error) {
+		if _, custom := newFunc().(runtime.Unstructured); custom {
+			return pool.Create(config, newFunc, newListFunc, resourcePrefix)
+		}
+		return generic.NewRawStorage(config, newFunc, newListFunc, resourcePrefix)
+	}
 }
 
 // codec adds what a codec does with objects that are served as a kind, but for the name of the version. It is false if that is not known.

@@ -18,7 +18,7 @@ import (
 const (
 	// MaxObjects is how many objects a webhook is asked about at once, at most.
 	MaxObjects = 250
-	// MaxBytes is how many bytes these have as they are stored, at most. One object may have more.
+	// MaxBytes is how many bytes, as they are stored, these have; one object may have more.
 	MaxBytes = 1 << 20
 	// quick and slow are how long several objects may take so that more are converted at once next time, or not fewer: whoever waits for
 	// the first waits for the last, and upstream waits for 30 s.

@@ -34,7 +34,7 @@ type dispatcher[K comparable, E any] struct {
 }
 
 // Dispatch hands events to the parked cursors until the log is closed. It is to be run
-// by one goroutine, without which nobody may park.
+// by one goroutine, without which nobody may park, unless Config.Go is set: then it must not be run.
 func (l *Log[K, E]) Dispatch() {
 	for {
 		switch more, open := l.dispatchNext(); {
@@ -44,6 +44,29 @@ func (l *Log[K, E]) Dispatch() {
 			<-l.bell
 		}
 	}
+}
+
+// dispatchParked is Dispatch that ends when nobody is parked. Park begins it.
+func (l *Log[K, E]) dispatchParked() {
+	for {
+		switch more, open := l.dispatchNext(); {
+		case !open:
+			return
+		case more:
+		case l.leaveDispatch():
+			return
+		default:
+			<-l.bell
+		}
+	}
+}
+
+// leaveDispatch tells whether nobody is parked; then whoever parks next has to begin dispatchParked.
+func (l *Log[K, E]) leaveDispatch() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dispatching = l.parked > 0 || l.closed
+	return !l.dispatching
 }
 
 // dispatchNext hands over one event, or gives all cursors back if the log is closed. It

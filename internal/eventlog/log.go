@@ -46,6 +46,8 @@ type Config[K comparable, E any] struct {
 	// Handed, if set, is called when an event has been handed to all parked cursors and
 	// n > 0 of them have taken it; not under the log's lock.
 	Handed func(event E, n int)
+	// Go, if set, runs a function in a goroutine: what Dispatch does, while cursors are parked. It is called under the log's lock.
+	Go func(func())
 }
 
 // record is one event in the log.
@@ -95,6 +97,8 @@ type Log[K comparable, E any] struct {
 	// cursors are those that are not parked; parked is the number of those that are.
 	cursors map[*Cursor[K, E]]struct{}
 	parked  int
+	// dispatching says that dispatchParked runs; while parked > 0 it does, if Config.Go is set.
+	dispatching bool
 	// checked is when events were last dropped for their age.
 	checked time.Time
 

@@ -54,12 +54,12 @@ func (c *Cursor[K, E]) Park(reader Reader[K, E]) (*Parked[K, E], bool) {
 	if c.errLocked() != nil {
 		return nil, false
 	}
-	if l.parked == 0 {
-		l.catchUpLocked()
-	}
 	pos, more := c.peekLocked()
 	if !more {
 		pos = l.next
+	}
+	if l.parked == 0 {
+		l.catchUpLocked(pos)
 	}
 	if pos < d.taken {
 		return nil, false
@@ -71,18 +71,22 @@ func (c *Cursor[K, E]) Park(reader Reader[K, E]) (*Parked[K, E], bool) {
 	c.last = g
 	g.members = append(g.members, c)
 	c.group.Store(g)
+	if l.cfg.Go != nil && !l.dispatching {
+		l.dispatching = true
+		l.cfg.Go(l.dispatchParked)
+	}
 	return (*Parked[K, E])(c), true
 }
 
-// catchUpLocked has the dispatcher begin where the log does: while nobody is parked, what it
-// has not handed over may leave the log. It needs dispatcher.mu.
-func (l *Log[K, E]) catchUpLocked() {
+// catchUpLocked has the dispatcher begin where the log does, or at pos, for one that parks there: while nobody is parked, what it
+// has not handed over may leave the log, and nobody waits for it. It needs dispatcher.mu.
+func (l *Log[K, E]) catchUpLocked(pos uint64) {
 	d := &l.dispatcher
-	if d.taken < l.first {
+	if begin := max(l.first, pos); d.taken < begin {
 		if d.handed == d.taken {
-			d.handed = l.first
+			d.handed = begin
 		}
-		d.taken = l.first
+		d.taken = begin
 	}
 }
 
@@ -148,7 +152,9 @@ func (g *group[K, E]) removeLocked(l *Log[K, E], c *Cursor[K, E]) Reader[K, E] {
 	g.members[c.slot].slot = c.slot
 	g.members[last] = nil
 	g.members = g.members[:last]
-	l.parked--
+	if l.parked--; l.parked == 0 {
+		l.wake() // dispatchParked ends
+	}
 	l.cursors[c] = struct{}{}
 	reader := c.reader
 	c.reader = nil

@@ -22,6 +22,11 @@ import (
 // log's clock runs and its events age out. Nothing but age trims this log, so that a reader
 // that was let in must be given everything. WEIR_FOLLOWS is how many readers come in all.
 func TestFollowsBesideAgeing(t *testing.T) {
+	t.Run("one dispatcher", func(t *testing.T) { testFollowsBesideAgeing(t, false) })
+	t.Run("a dispatcher while cursors are parked", func(t *testing.T) { testFollowsBesideAgeing(t, true) })
+}
+
+func testFollowsBesideAgeing(t *testing.T, comesAndGoes bool) {
 	follows := int64(20_000)
 	if s := os.Getenv("WEIR_FOLLOWS"); s != "" {
 		var err error
@@ -30,7 +35,7 @@ func TestFollowsBesideAgeing(t *testing.T) {
 		}
 	}
 	s := &stress{left: follows, seed: random(t).Uint64()}
-	s.log = New(0, Config[string, uint64]{
+	cfg := Config[string, uint64]{
 		MaxBytes:  func() int64 { return 1 << 40 },
 		MaxEvents: 1 << 30,
 		MinEvents: 10,
@@ -38,10 +43,16 @@ func TestFollowsBesideAgeing(t *testing.T) {
 		Now:       func() time.Time { return start.Add(time.Duration(s.now.Load())) },
 		Keys:      keysOf,
 		Trimmed:   func(uint64, int64) { s.trimmed++ },
-	})
+	}
 	done := make(chan struct{})
 	var others, readers sync.WaitGroup
-	others.Go(s.log.Dispatch)
+	if comesAndGoes {
+		cfg.Go = others.Go
+	}
+	s.log = New(0, cfg)
+	if !comesAndGoes {
+		others.Go(s.log.Dispatch)
+	}
 	others.Go(func() { s.write(done) })
 	others.Go(func() {
 		for !closed(done) {

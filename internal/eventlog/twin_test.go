@@ -297,8 +297,8 @@ func (tw *twin) read(t *testing.T, c *twinCursor, n int) {
 // park compares one Park with what the twin says.
 func (tw *twin) park(t *testing.T, c *twinCursor, room int) {
 	t.Helper()
-	if tw.parked() == 0 {
-		tw.taken = max(tw.taken, tw.ring) // what left the log while nobody was parked is nobody's
+	if tw.parked() == 0 && !tw.closed && !tw.lost(c) {
+		tw.taken = max(tw.taken, tw.ring, tw.pending(c)) // what came or left the log while nobody was parked is nobody's
 	}
 	can := !tw.closed && !tw.lost(c) && tw.pending(c) >= tw.taken
 	p, got := c.Park(c)

@@ -328,6 +328,14 @@ func (f *Frame) MessageSize() int {
 	return wire.ProtobufItemSize(len(body))
 }
 
+// ObjectSize returns how many bytes the object as it is kept has, without the event round it.
+func (f *Frame) ObjectSize() int {
+	if f.base != nil {
+		return f.base.ObjectSize()
+	}
+	return len(f.primary.object())
+}
+
 // Format returns the format that the object is kept in.
 func (f *Frame) Format() wire.Format { return f.primary.format }
 

@@ -150,8 +150,8 @@ func (p *pass) object(n *node, pruned bool) bool {
 		_, ok := p.members(func([]byte, bool) bool { return !pruned && p.value(nil, false) })
 		return ok
 	}
-	if n.embedded {
-		return false // its metadata are coerced
+	if n.unsure {
+		return false
 	}
 	n.unfold()
 	defaults, ok := p.fields(n, pruned, nil)

@@ -12,8 +12,11 @@ import (
 // node is what matters of a schema. What is below it is made when an object is there for the first time: a definition may have
 // thousands of properties, of which its objects have few. A nil *node is that of what no schema says anything of.
 type node struct {
-	// nullable, defaulted, preserves and embedded are Nullable, that there is a Default, XPreserveUnknownFields and XEmbeddedResource.
-	nullable, defaulted, preserves, embedded bool
+	// nullable, defaulted and preserves are Nullable, that there is a Default, and XPreserveUnknownFields.
+	nullable, defaulted, preserves bool
+	// unsure says that nobody knows here what decoding makes of an object: it is an embedded resource, or has properties both named and
+	// not, which upstream admits in no definition, but may have stored before it was as strict.
+	unsure bool
 	// values says that properties which are not named may be there, additional what their schema is.
 	values bool
 
@@ -42,7 +45,7 @@ func newNode(s *structuralschema.Structural) *node {
 		nullable:  s.Nullable,
 		defaulted: s.Default.Object != nil,
 		preserves: s.XPreserveUnknownFields,
-		embedded:  s.XEmbeddedResource,
+		unsure:    s.XEmbeddedResource || len(s.Properties) > 0 && s.AdditionalProperties != nil,
 		values:    s.AdditionalProperties != nil,
 		of:        below{s.Properties, s.Items, s.AdditionalProperties},
 	}

@@ -4,7 +4,7 @@
 // Package ondemand has the storage of a custom resource be there while it is used.
 //
 // Upstream makes, for each version of a definition, a client of etcd, a watch of the resource and a cache when the resource
-// is first asked for, and keeps them until the definition changes: 23 goroutines and a connection for a version that nobody
+// is first asked for, and keeps them until the definition changes: 19 goroutines and a connection for a version that nobody
 // reads. A Storage stands for both, the storage and the cache, and makes each when it is needed:
 //
 //	                     ┌── plain:  what goes to etcd: writes, reads of one object

@@ -114,6 +114,8 @@ type Cache struct {
 	// serving ends when the Cache is stopped, and its watches with it; nil if they end because the follower does.
 	serving context.Context
 	closed  atomic.Bool
+	// joined says that the follower was there before, and that it is not known to have reached what etcd had then.
+	joined atomic.Bool
 	// end is what Stop does, any number of times.
 	end func()
 }
@@ -161,6 +163,24 @@ func (c *Cache) current() (*generation, uint64, view, error) {
 		return nil, 0, view{}, apierrors.NewTooManyRequests(errStopped.Error(), tooHighRetrySeconds)
 	}
 	return c.follower.current()
+}
+
+// arrive waits, as a read does, until the cache has reached what etcd had when it was opened, or later. A follower that was there before may
+// be late: it may not have been told yet that the objects of a definition are gone which has been deleted and made anew, and whose
+// objects nobody must be shown as those of the new one. A cache that has a follower of its own begins at the present.
+func (c *Cache) arrive(ctx context.Context) error {
+	if !c.joined.Load() {
+		return nil
+	}
+	rev, err := c.storageRevision(ctx)
+	if err != nil {
+		return err
+	}
+	if _, _, _, err := c.reach(ctx, rev); err != nil {
+		return err
+	}
+	c.joined.Store(false)
+	return nil
 }
 
 // Ready tells whether the cache has read its resource.

@@ -9,7 +9,10 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/utils/clock"
 
 	"github.com/weir-project/weir/internal/conversion"
@@ -40,6 +43,16 @@ type Options struct {
 	// Rules returns what the storage codec of a custom resource does, false if that is not known. newFunc returns an empty object of
 	// the version that is served. With it, objects that are intact are taken as they are stored; see package intact. Optional: all are decoded.
 	Rules func(config *storagebackend.ConfigForResource, newFunc func() runtime.Object) (intact.Rules, bool)
+	// NewStorage makes the storages. Optional: generic.NewRawStorage does.
+	NewStorage NewStorage
+}
+
+// newStorage makes a storage.
+func (s *Caches) newStorage(config *storagebackend.ConfigForResource, newFunc, newListFunc func() runtime.Object, resourcePrefix string) (storage.Interface, factory.DestroyFunc, error) {
+	if s.opts.NewStorage != nil {
+		return s.opts.NewStorage(config, newFunc, newListFunc, resourcePrefix)
+	}
+	return generic.NewRawStorage(config, newFunc, newListFunc, resourcePrefix)
 }
 
 // Caches are the caches of one server, by resource. They share the budget for derived

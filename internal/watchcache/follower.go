@@ -23,7 +23,6 @@ import (
 	"k8s.io/apiserver/pkg/storage/cacher/consistency"
 	"k8s.io/apiserver/pkg/storage/cacher/delegator"
 	"k8s.io/apiserver/pkg/storage/cacher/metrics"
-	"k8s.io/apiserver/pkg/storage/cacher/progress"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/tracing"
 	"k8s.io/utils/clock"
@@ -40,8 +39,8 @@ const (
 	// tooHighRetrySeconds is when a client may come back that asked for a revision
 	// that the cache did not reach in that time.
 	tooHighRetrySeconds = 1
-	// compactionPeriod is how often the cache asks which revision etcd has compacted.
-	compactionPeriod = 15 * time.Second
+	// tendingPeriod is how often the cache asks which revision etcd has compacted, and lets go of what is not used.
+	tendingPeriod = 15 * time.Second
 )
 
 // follower follows a resource in etcd, and has its state and history as frames. One or several Caches answer from it. Its methods may be
@@ -53,7 +52,7 @@ type follower struct {
 	trigger string
 	// indexes are the names of the list indexes, in the order of view.byIndex.
 	indexes  []string
-	progress *progress.ConditionalProgressRequester
+	progress *requester
 	doubts   doubts
 	// asking says that etcd is being asked for its revision; see ask.
 	asking   atomic.Bool
@@ -112,6 +111,7 @@ func newFollower(cfg Config) (*follower, error) {
 	}
 
 	ctx, cancel := context.WithCancel(context.Background())
+	rpc := newRPC()
 	ctx = metadata.NewOutgoingContext(ctx, rpc)
 	c := &follower{
 		cfg: cfg,
@@ -134,14 +134,16 @@ func newFollower(cfg Config) (*follower, error) {
 		notReady: cfg.Clock.Now(),
 	}
 	c.history.readers = &c.readers
-	c.progress = progress.NewConditionalProgressRequester(c.requestProgress, cfg.Clock, rpc)
+	c.progress = &requester{request: c.requestProgress, clock: cfg.Clock, rpc: rpc, begin: c.running.Go}
 	for name := range cfg.Trigger {
 		c.trigger = name
 	}
 	for _, i := range c.newState().indexes {
 		c.indexes = append(c.indexes, i.name)
 	}
-	if utilfeature.DefaultFeatureGate.Enabled(features.SizeBasedListCostEstimate) {
+	// Upstream's estimate has a goroutine, and remembers every key. Custom resources have the sizes of what is kept, which is what is stored
+	// but for the resourceVersion; see Cache.Stats.
+	if utilfeature.DefaultFeatureGate.Enabled(features.SizeBasedListCostEstimate) && !cfg.Versions {
 		if err := cfg.Storage.EnableResourceSizeEstimation(c.keys); err != nil {
 			cancel()
 			return nil, fmt.Errorf("failed to enable resource size estimation: %w", err)
@@ -152,10 +154,6 @@ func newFollower(cfg Config) (*follower, error) {
 	metrics.TerminatedWatchersCounter.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Add(0)
 
 	c.running.Go(func() { c.follow(ctx) })
-	c.running.Go(func() { c.progress.Run(ctx.Done()) })
-	if utilfeature.DefaultFeatureGate.Enabled(features.ListFromCacheSnapshot) {
-		c.running.Go(func() { c.watchCompaction(ctx) })
-	}
 	if utilfeature.DefaultFeatureGate.Enabled(features.DetectCacheInconsistency) || consistency.PanicOnCacheInconsistency {
 		checker := consistency.NewChecker(cfg.ResourcePrefix, cfg.GroupResource, cfg.NewListFunc, identities{c}, inPages{c})
 		c.running.Go(func() { checker.Run(ctx.Done()) })
@@ -182,6 +180,7 @@ func (c *follower) stop() {
 	c.stopped = true
 	c.mu.Unlock()
 	c.cancel()
+	c.progress.end()
 	c.running.Wait()
 	c.setNotReady(nil)
 }
@@ -383,20 +382,15 @@ func (c *follower) await(ctx context.Context, rev uint64, elsewhere bool) (*gene
 	}
 }
 
-// watchCompaction lets go of states that etcd no longer has either.
-func (c *follower) watchCompaction(ctx context.Context) {
-	ticker := c.cfg.Clock.NewTicker(compactionPeriod)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C():
-			c.observeCompaction()
-		}
+// tend does what has to be done once in tendingPeriod.
+func (c *follower) tend() {
+	if utilfeature.DefaultFeatureGate.Enabled(features.ListFromCacheSnapshot) {
+		c.observeCompaction()
 	}
+	c.progress.sweep()
 }
 
+// observeCompaction lets go of states that etcd no longer has either.
 func (c *follower) observeCompaction() {
 	rev := c.cfg.Storage.CompactRevision()
 	c.mu.Lock()
@@ -439,6 +433,8 @@ func (c *follower) limits(bytes func() int64) eventlog.Config[scope, *change] {
 		Now:       c.cfg.Clock.Now,
 		Trimmed:   c.history.trimmed,
 		Handed:    func(ch *change, _ int) { c.observe(ch, 0) },
+		// follow closes the log before it ends itself, so that none of these begins while stop waits for the last goroutine.
+		Go: c.running.Go,
 	}
 }
 

@@ -6,16 +6,109 @@ package watchcache
 import (
 	"context"
 	"math/bits"
+	"strconv"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc/metadata"
 
 	"k8s.io/apiserver/pkg/storage/cacher/delegator"
+	"k8s.io/apiserver/pkg/storage/cacher/progress"
+	"k8s.io/utils/clock"
 )
 
-// rpc is what the cache's watch of etcd, and what asks for its progress, tell etcd's client, so that both share an RPC, and
-// share it with nobody else.
-var rpc = metadata.Pairs("source", "cache")
+// followers counts those that there have been.
+var followers atomic.Uint64
+
+// newRPC returns what a cache's watch of etcd, and what asks for its progress, tell etcd's client, so that both share an RPC, and
+// share it with nobody else: the client may be that of other caches, too.
+func newRPC() metadata.MD {
+	return metadata.Pairs("source", "cache", "cache", strconv.FormatUint(followers.Add(1), 10))
+}
+
+// progressIdle is for how long nobody has waited for progress when the goroutines that ask for it end, at the next look.
+const progressIdle = 10 * time.Second
+
+// requester asks etcd for progress while somebody waits for it. Upstream's, which does that, has two goroutines; it is there from the
+// first who waits until nobody has for a while.
+type requester struct {
+	request progress.WatchProgressRequester
+	clock   clock.WithTickerAndDelayedExecution
+	rpc     metadata.MD
+	// begin runs a function in a goroutine.
+	begin func(func())
+
+	mu sync.Mutex
+	// waiting is how many wait; if none, nobody has since idle.
+	waiting int
+	idle    time.Time
+	// now asks until stop is closed; nil if nothing does. While waiting > 0 it is not nil, unless ended.
+	now   *progress.ConditionalProgressRequester
+	stop  chan struct{}
+	ended bool
+}
+
+// Add says that somebody waits. Remove must be called.
+func (r *requester) Add() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting++
+	if r.now == nil && !r.ended {
+		now, stop := progress.NewConditionalProgressRequester(r.request, atOnce{r.clock}, r.rpc), make(chan struct{})
+		r.now, r.stop = now, stop
+		r.begin(func() { now.Run(stop) })
+	}
+	if r.now != nil {
+		r.now.Add()
+	}
+}
+
+// Remove says that one who waited does not any more.
+func (r *requester) Remove() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.now != nil {
+		r.now.Remove()
+	}
+	if r.waiting--; r.waiting == 0 {
+		r.idle = r.clock.Now()
+	}
+}
+
+// sweep ends the goroutines if nobody has waited for progressIdle.
+func (r *requester) sweep() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting == 0 && r.clock.Since(r.idle) >= progressIdle {
+		r.endLocked()
+	}
+}
+
+// end ends the goroutines, and none begin any more.
+func (r *requester) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
+	r.endLocked()
+}
+
+func (r *requester) endLocked() {
+	if r.now != nil {
+		close(r.stop)
+		r.now, r.stop = nil, nil
+	}
+}
+
+// atOnce is a clock by which upstream's requester asks as soon as it runs: it lets the time between two requests go by first.
+type atOnce struct {
+	clock.WithTickerAndDelayedExecution
+}
+
+// NewTimer implements progress.TickerFactory.
+func (c atOnce) NewTimer(time.Duration) clock.Timer {
+	return c.WithTickerAndDelayedExecution.NewTimer(0)
+}
 
 // doubts keeps count of the progress notifications that may not be meant for the watch which gets them.
 //

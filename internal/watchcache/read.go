@@ -57,8 +57,14 @@ func (c *Cache) Get(ctx context.Context, key string, opts storage.GetOptions, ob
 	if err != nil {
 		return err
 	}
+	stalled := (*stalledError)(nil)
+	if err := c.arrive(ctx); errors.As(err, &stalled) {
+		return c.cfg.Storage.Get(ctx, key, opts, objPtr)
+	} else if err != nil {
+		return err
+	}
 	_, at, v, err := c.reach(ctx, rev)
-	if stalled := (*stalledError)(nil); errors.As(err, &stalled) {
+	if errors.As(err, &stalled) {
 		return c.cfg.Storage.Get(ctx, key, opts, objPtr)
 	}
 	if err != nil {
@@ -107,7 +113,9 @@ func (c *Cache) GetList(ctx context.Context, key string, opts storage.ListOption
 		return c.cfg.Storage.GetList(ctx, key, opts, listObj)
 	}
 
-	err = c.list(ctx, key, opts, listObj)
+	if err = c.arrive(ctx); err == nil {
+		err = c.list(ctx, key, opts, listObj)
+	}
 	if apierrors.IsResourceExpired(err) && utilfeature.DefaultFeatureGate.Enabled(features.ListFromCacheSnapshot) {
 		return c.cfg.Storage.GetList(ctx, key, opts, listObj)
 	}

@@ -11,7 +11,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
@@ -30,6 +29,8 @@ type Sharing struct {
 	Key func(config *storagebackend.ConfigForResource, newFunc, newListFunc func() runtime.Object) (string, bool)
 	// Linger is how long a follower goes on that nobody answers from.
 	Linger time.Duration
+	// Defined tells whether the resource is one still. If not, nobody will come for its follower, which ends at once. Optional.
+	Defined func(schema.GroupResource) bool
 }
 
 // shared is a follower that several Caches may answer from, and the storage that it follows, which they read and write.
@@ -98,12 +99,13 @@ func (s *Caches) supersedeLocked(key string, resource schema.GroupResource) (end
 
 // release says that one less answers from x.
 func (s *Caches) release(key string, x *shared) {
+	defined := s.opts.Sharing.Defined == nil || s.opts.Sharing.Defined(x.resource)
 	s.mu.Lock()
 	x.users--
 	ended := x.users == 0
 	switch {
 	case !ended:
-	case x.err == nil && s.opts.Sharing.Linger > 0 && !s.ended:
+	case x.err == nil && s.opts.Sharing.Linger > 0 && defined && !s.ended:
 		ended = false
 		x.timer = time.AfterFunc(s.opts.Sharing.Linger, func() { s.expire(key, x) })
 	case s.shared[key] == x:
@@ -193,7 +195,7 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 	if undecoded {
 		config.Codec = storedCodec{config.Codec, judge, decoder, d.newFunc}
 	}
-	raw, destroy, err := generic.NewRawStorage(&config, d.newFunc, d.newListFunc, d.resourcePrefix)
+	raw, destroy, err := s.newStorage(&config, d.newFunc, d.newListFunc, d.resourcePrefix)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -247,10 +249,15 @@ func (s *Caches) open(d decorated, from uint64) (c *Cache, destroy factory.Destr
 		}
 		return &Cache{follower: f, newFunc: d.newFunc, end: f.stop}, end, nil
 	}
-	x, release, err := s.share(key+d.resourcePrefix, d.config.GroupResource, func() (*follower, func(), error) { return s.start(d, from, true) })
+	began := false
+	x, release, err := s.share(key+d.resourcePrefix, d.config.GroupResource, func() (*follower, func(), error) {
+		began = true
+		return s.start(d, from, true)
+	})
 	if err != nil {
 		return nil, nil, err
 	}
 	c = x.follower.in(d.newFunc, release)
+	c.joined.Store(!began)
 	return c, c.Stop, nil
 }

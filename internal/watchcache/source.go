@@ -34,7 +34,7 @@ const (
 	// without a leader, say) is taken up again before everything is read anew. Ending
 	// all watches at every hiccup would put more load on a struggling etcd.
 	internalErrorRetry = 30 * time.Second
-	// silencePeriod is how long a watch may tell nothing, not even progress, until etcd is asked for its revision.
+	// silencePeriod is how long a watch may tell nothing, not even progress, until etcd is asked for its revision, at the next look.
 	silencePeriod = 30 * time.Second
 	// pageSize is how many objects are read at once, at most, where etcd cannot stream them.
 	pageSize = 500
@@ -257,7 +257,6 @@ func (s *source) ready(rev uint64) error {
 		back:  make(chan error, 1),
 		moved: make(chan struct{}),
 	}
-	c.running.Go(s.gen.log.Dispatch) // until setNotReady closes the log
 	c.mu.Lock()
 	s.gen.floor = rev
 	s.gen.publish(s.state.freeze(rev), c.keepViewsLocked(), rev)
@@ -283,31 +282,32 @@ func (s *source) ready(rev uint64) error {
 func (s *source) consume(ctx context.Context, w watch.Interface) error {
 	var back <-chan error
 	var timer clock.Timer
-	var silence <-chan time.Time // timer's
-	silent := false              // nothing has come since silence has last told
+	var tick <-chan time.Time // timer's
+	heard := s.cache.cfg.Clock.Now()
 	for {
 		if s.gen != nil && timer == nil {
-			timer = s.cache.cfg.Clock.NewTimer(silencePeriod)
+			timer = s.cache.cfg.Clock.NewTimer(tendingPeriod)
 			defer timer.Stop()
-			back, silence = s.gen.back, timer.C()
+			back, tick = s.gen.back, timer.C()
 		}
 		select {
 		case event, ok := <-w.ResultChan():
 			if !ok {
 				return nil
 			}
-			silent = false
+			heard = s.cache.cfg.Clock.Now()
 			if err := s.apply(ctx, event); err != nil {
 				return err
 			}
 		case err := <-back:
 			return err
-		case <-silence:
-			if silent {
+		case <-tick:
+			if s.cache.cfg.Clock.Since(heard) >= silencePeriod {
+				heard = s.cache.cfg.Clock.Now()
 				s.cache.ask(ctx)
 			}
-			silent = true
-			timer.Reset(silencePeriod)
+			s.cache.tend()
+			timer.Reset(tendingPeriod)
 		case <-ctx.Done():
 			return nil
 		}

@@ -32,6 +32,8 @@ type totals struct {
 	// messages is the size that those which are not DefaultedOnRead have as items of a list in
 	// protobuf.
 	messages int
+	// encoded is the size of all objects as they are kept, without the events round them.
+	encoded int64
 }
 
 // state is the resource as far as it has been followed. It has one writer, the
@@ -121,6 +123,7 @@ func (s *state) delete(key string) {
 // count takes an object in (sign 1) or out (-1).
 func (s *state) count(f *frame.Frame, sign int) {
 	s.book(int64(sign) * f.Size())
+	s.encoded += int64(sign * f.ObjectSize())
 	if f.DefaultedOnRead() {
 		s.defaultedBytes += int64(sign) * f.Size()
 	} else {

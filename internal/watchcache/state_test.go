@@ -19,6 +19,7 @@ import (
 
 	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/ledger"
+	"github.com/weir-project/weir/internal/wire"
 )
 
 // TestStateCounts: what a view says of all its objects is what they say one by one, after
@@ -65,6 +66,11 @@ func TestStateCounts(t *testing.T) {
 			// The length of the message's length follows from the size of a list of it alone.
 			list := examplev1.PodList{Items: []examplev1.Pod{item}}
 			want.bytes += f.Size()
+			kept, err := f.As(wire.Protobuf, examplev1.SchemeGroupVersion.String(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want.encoded += int64(len(kept))
 			if f.DefaultedOnRead() {
 				want.defaultedBytes += f.Size()
 				defaulted = append(defaulted, f)

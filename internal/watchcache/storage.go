@@ -53,7 +53,24 @@ func (c *Cache) suggest(key string) runtime.Object {
 }
 
 // Stats implements storage.Interface.
-func (c *Cache) Stats(ctx context.Context) (storage.Stats, error) { return c.cfg.Storage.Stats(ctx) }
+func (c *Cache) Stats(ctx context.Context) (storage.Stats, error) {
+	if !c.cfg.Versions {
+		return c.cfg.Storage.Stats(ctx)
+	}
+	rev, err := c.storageRevision(ctx)
+	if err != nil {
+		return storage.Stats{}, err
+	}
+	_, _, v, err := c.waitFresh(ctx, rev)
+	if err != nil {
+		return storage.Stats{}, err
+	}
+	stats := storage.Stats{ObjectCount: int64(v.objects.Len())}
+	if stats.ObjectCount > 0 && utilfeature.DefaultFeatureGate.Enabled(features.SizeBasedListCostEstimate) {
+		stats.EstimatedAverageObjectSizeBytes = v.encoded / stats.ObjectCount
+	}
+	return stats, nil
+}
 
 // ReadinessCheck implements storage.Interface.
 func (c *Cache) ReadinessCheck() error {

@@ -22,9 +22,9 @@ func TestStoredCodec(t *testing.T) {
 	newFunc := func() runtime.Object {
 		return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.io/v1", "kind": "Widget"}}
 	}
-	codec := storedCodec{unstructured.UnstructuredJSONScheme, intact.NewJudge(intact.Rules{Group: "example.io", Kind: "Widget", Version: "v1", Schemas: map[string]*structuralschema.Structural{
+	codec := storedCodec{Codec: unstructured.UnstructuredJSONScheme, judge: intact.NewJudge(intact.Rules{Group: "example.io", Kind: "Widget", Version: "v1", Schemas: map[string]*structuralschema.Structural{
 		"v1": {Extensions: structuralschema.Extensions{XPreserveUnknownFields: true}},
-	}}), nil, newFunc}
+	}}), newFunc: newFunc}
 	const asStored = `{"apiVersion":"example.io/v1","kind":"Widget","metadata":{"generation":1,"name":"w","namespace":"n","uid":"u"}}` + "\n"
 	const not = `{"kind":"Widget","apiVersion":"example.io/v1","metadata":{"name":"w","namespace":"n","uid":"u"}}`
 	f := &follower{cfg: Config{Versioner: storage.APIObjectVersioner{}, GroupResource: schema.GroupResource{Group: "example.io", Resource: "widgets"}}}

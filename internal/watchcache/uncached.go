@@ -30,12 +30,34 @@ func Uncached(
 	trigger storage.IndexerFuncs,
 	indexers *cache.Indexers,
 ) (storage.Interface, factory.DestroyFunc, error) {
-	s, destroy, err := generic.UndecoratedStorage(config, resourcePrefix, keyFunc, newFunc, newListFunc, getAttrs, trigger, indexers)
-	if err != nil {
-		return s, destroy, err
-	}
-	return uncached{mended(s)}, destroy, nil
+	return uncachedBy(generic.NewRawStorage)(config, resourcePrefix, keyFunc, newFunc, newListFunc, getAttrs, trigger, indexers)
 }
+
+// Uncached is Uncached with storages as Options say.
+func (s *Caches) Uncached() generic.StorageDecorator { return uncachedBy(s.newStorage) }
+
+// uncachedBy is Uncached of storages that create makes.
+func uncachedBy(create NewStorage) generic.StorageDecorator {
+	return func(
+		config *storagebackend.ConfigForResource,
+		resourcePrefix string,
+		_ func(obj runtime.Object) (string, error),
+		newFunc func() runtime.Object,
+		newListFunc func() runtime.Object,
+		_ storage.AttrFunc,
+		_ storage.IndexerFuncs,
+		_ *cache.Indexers,
+	) (storage.Interface, factory.DestroyFunc, error) {
+		s, destroy, err := create(config, newFunc, newListFunc, resourcePrefix)
+		if err != nil {
+			return s, destroy, err
+		}
+		return uncached{mended(s)}, destroy, nil
+	}
+}
+
+// NewStorage makes the storage of a resource: generic.NewRawStorage, or one like it.
+type NewStorage func(config *storagebackend.ConfigForResource, newFunc, newListFunc func() runtime.Object, resourcePrefix string) (storage.Interface, factory.DestroyFunc, error)
 
 // uncached is a storage whose watches are compressed here.
 type uncached struct{ storage.Interface }

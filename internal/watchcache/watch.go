@@ -45,6 +45,9 @@ func (c *Cache) Watch(ctx context.Context, key string, opts storage.ListOptions)
 	if err != nil {
 		return nil, err
 	}
+	if err := c.arrive(ctx); err != nil {
+		return nil, apierrors.NewTooManyRequests(err.Error(), tooHighRetrySeconds)
+	}
 	gen, at, v, err := c.current()
 	if err != nil {
 		return nil, err

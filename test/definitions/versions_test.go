@@ -12,6 +12,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"os"
 	"reflect"
 	"regexp"
 	"slices"
@@ -106,7 +107,8 @@ func testVersions(t *testing.T, gates string, conversion object) {
 	v.weir = servers.Start(t, servers.Weir, store.Endpoints()[0], "--feature-gates="+gates)
 	v.stock.Wait()
 	v.weir.Wait()
-	onDemand := strings.Contains(gates, "OnDemand")
+	// On demand each version is opened when it is asked for, which may be when what lingered has ended.
+	onDemand := strings.Contains(gates+os.Getenv("WEIR_TEST_FEATURE_GATES"), "CachesOnDemand=true")
 
 	define := func(versions ...object) {
 		t.Helper()
