@@ -283,7 +283,7 @@ func TestDecoder(t *testing.T) {
 			}
 			hook.Reset()
 			same(t, what, together(d, all), want)
-			if asked := hook.Asked(); asked.Requests > 15 {
+			if asked := hook.Asked(); asked.Requests > 100 { // a batch that takes long is followed by a smaller one
 				t.Errorf("%s: the webhook has been asked %d times about %d objects", what, asked.Requests, asked.Objects)
 			} else if asked.Requests > 0 {
 				t.Logf("%s: the webhook has been asked %d times about %d objects, %d at once", what, asked.Requests, asked.Objects, asked.Most)
@@ -365,8 +365,12 @@ func TestLimit(t *testing.T) {
 		}
 		asked := hook.Asked()
 		t.Logf("%d at once: %d requests about %d objects", most, asked.Requests, asked.Objects)
-		if asked.Requests > len(all) {
-			t.Errorf("%d at once: more requests than one by one", most)
+		bound := len(all)
+		if most >= 20 {
+			bound /= 2
+		}
+		if asked.Requests > bound {
+			t.Errorf("%d at once: more than %d requests", most, bound)
 		}
 	}
 	hook.Says(nil)
