@@ -283,7 +283,7 @@ func TestDecoder(t *testing.T) {
 			}
 			hook.Reset()
 			same(t, what, together(d, all), want)
-			if asked := hook.Asked(); asked.Requests > 15 {
+			if asked := hook.Asked(); asked.Requests > 100 { // a batch that takes long is followed by a smaller one
 				t.Errorf("%s: the webhook has been asked %d times about %d objects", what, asked.Requests, asked.Objects)
 			} else if asked.Requests > 0 {
 				t.Logf("%s: the webhook has been asked %d times about %d objects, %d at once", what, asked.Requests, asked.Objects, asked.Most)
@@ -314,11 +314,11 @@ func TestLies(t *testing.T) {
 	plain := codecsOf(t, crd, nil)["v2"]
 	batches := &conversion.Batches{}
 	codec := codecsOf(t, crd, batches)["v2"]
-	all := stored(t, 50)
+	all := stored(t, 30)
 	for name, lie := range webhook.Lies() {
 		for where, about := range map[string]func(*apiextensionsv1.ConversionRequest) bool{
 			"about all":     func(*apiextensionsv1.ConversionRequest) bool { return true },
-			"about one":     func(r *apiextensionsv1.ConversionRequest) bool { return webhook.Has(r, "g36") },
+			"about one":     func(r *apiextensionsv1.ConversionRequest) bool { return webhook.Has(r, "g21") },
 			"about several": func(r *apiextensionsv1.ConversionRequest) bool { return len(r.Objects) > 1 },
 		} {
 			hook.Says(func(r *apiextensionsv1.ConversionRequest, response *apiextensionsv1.ConversionResponse) int {
@@ -351,7 +351,7 @@ func TestLimit(t *testing.T) {
 	decoder := func() *conversion.Decoder {
 		return batches.Decoder(codec, schema.GroupVersion{Group: group, Version: "v2"})
 	}
-	all := stored(t, 1000)
+	all := stored(t, 600)
 	for _, most := range []int{1, 2, 20, 100} {
 		hook.Says(func(r *apiextensionsv1.ConversionRequest, _ *apiextensionsv1.ConversionResponse) int {
 			if len(r.Objects) > most {
@@ -365,8 +365,12 @@ func TestLimit(t *testing.T) {
 		}
 		asked := hook.Asked()
 		t.Logf("%d at once: %d requests about %d objects", most, asked.Requests, asked.Objects)
-		if asked.Requests > len(all) {
-			t.Errorf("%d at once: more requests than one by one", most)
+		bound := len(all)
+		if most >= 20 {
+			bound /= 2
+		}
+		if asked.Requests > bound {
+			t.Errorf("%d at once: more than %d requests", most, bound)
 		}
 	}
 	hook.Says(nil)

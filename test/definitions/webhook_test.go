@@ -197,7 +197,7 @@ func testCounted(t *testing.T, h *hooked) {
 	h.lists(t, h.weir, "v3", n)
 	asked := h.hook.Asked()
 	t.Logf("%d widgets in two versions: %d requests about %d objects, %d at once", n, asked.Requests, asked.Objects, asked.Most)
-	if asked.Requests > 2*n/20 {
+	if asked.Requests > 2*n/5 { // a batch that takes long is followed by a smaller one
 		t.Errorf("%d requests about %d objects", asked.Requests, asked.Objects)
 	}
 	h.once(t, asked, 2*n)
