@@ -135,8 +135,13 @@ func unconvertedOf(event watch.Event) *unconverted {
 	return o
 }
 
-// tell sends events in turn, converted. It is false if there is nothing more to tell.
+// tell sends events in turn, converted. It is false if there is nothing more to tell: no webhook is asked then.
 func (d *converting) tell(events []watch.Event) bool {
+	select {
+	case <-d.stopped:
+		return false
+	default:
+	}
 	var objects []*unconverted
 	var rest []*conversion.Unconverted
 	for _, event := range events {

@@ -15,6 +15,7 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensionsconversion "k8s.io/apiextensions-apiserver/pkg/apiserver/conversion"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/storage"
@@ -202,4 +203,13 @@ func TestConvertingEnds(t *testing.T) {
 	hook.Stop() // with its connections
 	eventually(t, "all goroutines to end", func() bool { return goleak.Find(before) == nil })
 	hook.Restart()
+}
+
+// TestStoppedAsksNobody: of a watch that was stopped while its first objects were gathered nothing is converted. There is no Decoder here to do so.
+func TestStoppedAsksNobody(t *testing.T) {
+	d := &converting{follower: &follower{}, out: make(chan watch.Event), stopped: make(chan struct{})}
+	close(d.stopped)
+	if d.tell([]watch.Event{{Type: watch.Added, Object: &unconverted{rest: &conversion.Unconverted{}}}}) {
+		t.Error("it goes on")
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/cacher/delegator"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/klog/v2"
 )
@@ -54,7 +55,7 @@ func (c *Cache) suggest(key string) runtime.Object {
 
 // Stats implements storage.Interface.
 func (c *Cache) Stats(ctx context.Context) (storage.Stats, error) {
-	if !c.cfg.Versions {
+	if !c.cfg.Versions || !delegator.ConsistentReadSupported() {
 		return c.cfg.Storage.Stats(ctx)
 	}
 	rev, err := c.storageRevision(ctx)
