@@ -79,6 +79,9 @@ func TestPlugWrapsEveryStorage(t *testing.T) {
 		"CRDs":               config.ApiExtensions.GenericConfig.RESTOptionsGetter,
 		"custom resources":   config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter,
 	} {
+		if entered, ok := getter.(enteredRESTOptions); ok && name == "custom resources" {
+			getter = entered.RESTOptionsGetter
+		}
 		if _, ok := getter.(cachedRESTOptions); !ok {
 			t.Errorf("%s: storage comes from %T", name, getter)
 		}
