@@ -43,8 +43,8 @@ func TestObjects(t *testing.T) {
 }
 
 const (
-	policies     = "policies.objects.example.com"
-	policiesPath = "/apis/objects.example.com/"
+	routes     = "routes.objects.example.com"
+	routesPath = "/apis/objects.example.com/"
 )
 
 func measureObjects(t *testing.T, program string, n int) {
@@ -62,12 +62,12 @@ func measureObjects(t *testing.T, program string, n int) {
 	}
 	sent := func() float64 { return sentBy(t, etcd) }
 	s := start()
-	s.Must(http.MethodPost, crds, policyDefinition("hosts"))
+	s.Must(http.MethodPost, crds, routeDefinition("hosts"))
 	servers.Eventually(t, "the definition to be served", func() bool {
-		status, _ := s.Do(http.MethodGet, policiesPath+"v1/policies", nil)
+		status, _ := s.Do(http.MethodGet, routesPath+"v1/routes", nil)
 		return status == http.StatusOK
 	})
-	together(writers, n, func(i int) { s.Must(http.MethodPost, policiesPath+"v1/namespaces/default/policies", policy(i)) })
+	together(writers, n, func(i int) { s.Must(http.MethodPost, routesPath+"v1/namespaces/default/routes", route(i)) })
 	if err := s.Rig.Stop(servers.Patience); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func measureObjects(t *testing.T, program string, n int) {
 		began := time.Now()
 		size := 0
 		for {
-			status, answer := s.Do(http.MethodGet, policiesPath+version+"/policies?resourceVersion=0", nil)
+			status, answer := s.Do(http.MethodGet, routesPath+version+"/routes?resourceVersion=0", nil)
 			if size = len(answer); status == http.StatusOK {
 				break
 			}
@@ -109,7 +109,7 @@ func measureObjects(t *testing.T, program string, n int) {
 	cpu, _ := usage()
 	began := time.Now()
 	together(writers, updates, func(i int) {
-		s.Must(http.MethodPatch, fmt.Sprintf("%sv1/namespaces/default/policies/policy-%d", policiesPath, i%n), object{"spec": object{"digest": fmt.Sprint("written ", i)}})
+		s.Must(http.MethodPatch, fmt.Sprintf("%sv1/namespaces/default/routes/route-%d", routesPath, i%n), object{"spec": object{"digest": fmt.Sprint("written ", i)}})
 	})
 	wall := time.Since(began)
 	pause(2 * time.Second)
@@ -120,12 +120,12 @@ func measureObjects(t *testing.T, program string, n int) {
 	pause(rest)
 	cpu, _ = usage()
 	sentBefore := sent()
-	s.Must(http.MethodPatch, crds+"/"+policies, object{"spec": policyDefinition("digest")["spec"]})
+	s.Must(http.MethodPatch, crds+"/"+routes, object{"spec": routeDefinition("digest")["spec"]})
 	began = time.Now()
 	for i := 0; ; i++ {
 		// Whoever has this has a watch of what serves the changed definition, or will have it until the next one is written.
 		mark := fmt.Sprint("mark ", i)
-		s.Must(http.MethodPatch, policiesPath+"v1/namespaces/default/policies/policy-0", object{"spec": object{"digest": mark}})
+		s.Must(http.MethodPatch, routesPath+"v1/namespaces/default/routes/route-0", object{"spec": object{"digest": mark}})
 		servers.Eventually(t, mark+" to be seen by all", func() bool { return seen(mark) })
 		if time.Since(began) > 30*time.Second {
 			break
@@ -138,7 +138,7 @@ func measureObjects(t *testing.T, program string, n int) {
 	cpu, _ = usage()
 	sentBefore = sent()
 	for i := range 30 {
-		s.Must(http.MethodPatch, policiesPath+"v1/namespaces/default/policies/policy-0", object{"spec": object{"digest": fmt.Sprint("more ", i)}})
+		s.Must(http.MethodPatch, routesPath+"v1/namespaces/default/routes/route-0", object{"spec": object{"digest": fmt.Sprint("more ", i)}})
 		pause(time.Second)
 	}
 	cpuThen, _ = usage()
@@ -159,7 +159,7 @@ func together(goroutines, n int, do func(i int)) {
 	all.Wait()
 }
 
-// watched has so many informers watch the policies, half of them in each version, until the test ends. It returns when they have n; seen
+// watched has so many informers watch the routes, half of them in each version, until the test ends. It returns when they have n; seen
 // tells whether all have a digest in the first one.
 func watched(t *testing.T, s *servers.Server, informers, n int) (seen func(digest string) bool) {
 	t.Helper()
@@ -175,7 +175,7 @@ func watched(t *testing.T, s *servers.Server, informers, n int) (seen func(diges
 		if err != nil {
 			t.Fatal(err)
 		}
-		resource := schema.GroupVersionResource{Group: "objects.example.com", Version: []string{"v1", "v2"}[i%2], Resource: "policies"}
+		resource := schema.GroupVersionResource{Group: "objects.example.com", Version: []string{"v1", "v2"}[i%2], Resource: "routes"}
 		informer := dynamicinformer.NewFilteredDynamicInformer(client, resource, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer()
 		// This process is to hold little.
 		if err := informer.SetTransform(func(obj any) (any, error) {
@@ -183,7 +183,7 @@ func watched(t *testing.T, s *servers.Server, informers, n int) (seen func(diges
 			if !ok {
 				return obj, nil
 			}
-			if u.GetName() == "policy-0" {
+			if u.GetName() == "route-0" {
 				digest, _, _ := unstructured.NestedString(u.Object, "spec", "digest")
 				digests[i].Store(digest)
 			}
@@ -227,21 +227,21 @@ func sentBy(t *testing.T, etcd *rig.Etcd) float64 {
 	return bytes
 }
 
-// policyDefinition is a definition of two versions with the same schema, and a column.
-func policyDefinition(column string) object {
+// routeDefinition is a definition of two versions with the same schema, and a column.
+func routeDefinition(column string) object {
 	text := object{"type": "string"}
 	rule := properties(object{
 		"match":   properties(object{"path": text, "methods": object{"type": "array", "items": text}}),
 		"backend": properties(object{"service": text, "port": object{"type": "integer"}, "weight": object{"type": "integer"}}),
 		"retry":   properties(object{"attempts": object{"type": "integer"}, "perTry": text, "on": text}),
 	})
-	policy := properties(object{"spec": properties(object{"hosts": object{"type": "array", "items": text}, "digest": text, "rules": object{"type": "array", "items": rule}})})
+	spec := properties(object{"spec": properties(object{"hosts": object{"type": "array", "items": text}, "digest": text, "rules": object{"type": "array", "items": rule}})})
 	columns := object{"additionalPrinterColumns": []object{{"name": "shown", "type": "string", "jsonPath": ".spec." + column}}}
-	return define("objects.example.com", "Policy", "Namespaced", version("v1", true, policy, columns), version("v2", false, policy, columns))
+	return define("objects.example.com", "Route", "Namespaced", version("v1", true, spec, columns), version("v2", false, spec, columns))
 }
 
-// policy is a routing policy of about 1.75 KB, as those of `weir bench crs`.
-func policy(i int) object {
+// route is a routing policy of about 1.75 KB, as those of `weir bench crs`.
+func route(i int) object {
 	id := fmt.Sprintf("%x", sha256.Sum256([]byte(strconv.Itoa(i))))
 	rules := make([]object, 4)
 	for r := range rules {
@@ -252,8 +252,8 @@ func policy(i int) object {
 		}
 	}
 	return object{
-		"apiVersion": "objects.example.com/v1", "kind": "Policy",
-		"metadata": object{"name": fmt.Sprintf("policy-%d", i), "labels": object{"app": "objects", "team": fmt.Sprintf("team-%02d", i%40)}},
+		"apiVersion": "objects.example.com/v1", "kind": "Route",
+		"metadata": object{"name": fmt.Sprintf("route-%d", i), "labels": object{"app": "objects", "team": fmt.Sprintf("team-%02d", i%40)}},
 		"spec":     object{"hosts": []string{id[8:16] + ".shop.example.com"}, "digest": strings.Repeat(id, 2), "rules": rules},
 	}
 }
