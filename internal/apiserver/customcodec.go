@@ -65,6 +65,11 @@ func customCodecOf(codec reflect.Value, served schema.GroupVersionKind) *customC
 	return c
 }
 
+// renames tells whether conversion does nothing but set apiVersion.
+func (c *customCodec) renames() bool {
+	return fieldsOf(c.converter["converter"], apiextensionsConversion+"nopConverter") != nil
+}
+
 // intactRules implements watchcache.Options.Rules.
 func intactRules(config *storagebackend.ConfigForResource, newFunc func() runtime.Object) (intact.Rules, bool) {
 	example := newFunc()
@@ -92,7 +97,7 @@ func intactRules(config *storagebackend.ConfigForResource, newFunc func() runtim
 	if c.converted["preserveUnknownFields"].Bool() != preserves || c.decoded["returnUnknownFieldPaths"].Bool() || c.converted["returnUnknownFieldPaths"].Bool() {
 		return intact.Rules{}, false
 	}
-	renames := fieldsOf(c.converter["converter"], apiextensionsConversion+"nopConverter") != nil
+	renames := c.renames()
 	valid := c.converter["validVersions"]
 	if !renames && !leavesAlone(c.converter["converter"]) || valid.Type() != reflect.TypeFor[map[schema.GroupVersion]bool]() {
 		return intact.Rules{}, false

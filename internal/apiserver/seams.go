@@ -142,7 +142,7 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	customOptions := &config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter
 	*customOptions = cachedRESTOptions{upstream: *customOptions, cached: custom, counts: counts}
 	if options.Batches != nil {
-		config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter = enteredRESTOptions{config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter, options.Batches}
+		*customOptions = enteredRESTOptions{*customOptions, options.Batches}
 	}
 	front := config.Aggregator.GenericConfig
 	priced := front.FlowControl != nil

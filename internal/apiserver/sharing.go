@@ -78,7 +78,7 @@ func (d *digest) codec(codec reflect.Value, served schema.GroupVersionKind) bool
 		}
 	}
 	switch {
-	case fieldsOf(c.converter["converter"], apiextensionsConversion+"nopConverter") == nil:
+	case !c.renames():
 		return false // a webhook may make anything of an object
 	case fieldsOf(c.codec["creater"], apiextensionsServer+"unstructuredCreator") == nil:
 		return false
