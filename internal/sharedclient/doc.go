@@ -9,6 +9,8 @@
 //
 //	factory.Create ──▶ donor ──▶ its client ◀── etcd3.New ◀── Pool.Create, for each resource
 //
+// Each storage has a watcher of its own over the client, so that its watches' RPCs end with it.
+//
 // TLS, interceptors, metrics, tracing and keepalive are therefore upstream's. The client is read from a field of upstream's store by
-// reflection. Where that does not look as at v1.37.2 nothing is shared: each storage is the factory's own. TestShared fails then.
+// reflection. Where that does not look as at v1.37.2 nothing is shared: each storage is the factory's own. TestAsUpstreams fails then.
 package sharedclient

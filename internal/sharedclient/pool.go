@@ -4,12 +4,14 @@
 package sharedclient
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"reflect"
 	"slices"
 	"sync"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -139,6 +141,15 @@ func clientOf(s storage.Interface) *kubernetes.Client {
 	return (*kubernetes.Client)(field.UnsafePointer())
 }
 
+// view returns the client with a watcher of its own. A request for progress opens an RPC if no watch has one, which ends with a watch or with its
+// watcher: of a storage that has ended none is left in the client, which goes on. Close the watcher, not the view.
+func (c *client) view() *kubernetes.Client {
+	own := clientv3.NewCtxClient(context.Background())
+	own.KV, own.Lease, own.Cluster, own.Auth, own.Maintenance = c.etcd.KV, c.etcd.Lease, c.etcd.Cluster, c.etcd.Auth, c.etcd.Maintenance
+	own.Watcher = clientv3.NewWatcher(c.etcd.Client)
+	return &kubernetes.Client{Client: own, Kubernetes: c.etcd.Kubernetes}
+}
+
 // store makes a storage over the client, as the factory makes one over its own.
 func (c *client) store(config *storagebackend.ConfigForResource, newFunc, newListFunc func() runtime.Object, resourcePrefix string) (storage.Interface, func(), error) {
 	versioner := storage.APIObjectVersioner{}
@@ -150,15 +161,20 @@ func (c *client) store(config *storagebackend.ConfigForResource, newFunc, newLis
 	if deletesCorrupt {
 		transformer, decoder = etcd3.WithCorruptObjErrorHandlingTransformer(transformer), etcd3.WithCorruptObjErrorHandlingDecoder(decoder)
 	}
-	s, err := etcd3.New(c.etcd, compactor{c.donor}, config.Codec, newFunc, newListFunc, config.Prefix, resourcePrefix, config.GroupResource,
+	own := c.view()
+	s, err := etcd3.New(own, compactor{c.donor}, config.Codec, newFunc, newListFunc, config.Prefix, resourcePrefix, config.GroupResource,
 		transformer, config.LeaseManagerConfig, decoder, versioner)
 	if err != nil {
 		return nil, nil, err
 	}
-	if deletesCorrupt {
-		return etcd3.NewStoreWithUnsafeCorruptObjectDeletion(s, config.GroupResource), s.Close, nil
+	end := func() {
+		s.Close()
+		_ = own.Watcher.Close() // there is nothing that could be done about it
 	}
-	return s, s.Close, nil
+	if deletesCorrupt {
+		return etcd3.NewStoreWithUnsafeCorruptObjectDeletion(s, config.GroupResource), end, nil
+	}
+	return s, end, nil
 }
 
 // compactor is the one that the donor holds.

@@ -149,12 +149,67 @@ func TestAsUpstreams(t *testing.T) {
 			if clientOf(upstream) == nil {
 				t.Fatal("the client of upstream's storage is not where it is expected: nothing is shared")
 			}
-			if p.clients[fmt.Sprintf("%v %v", config.Transport, config.CompactionInterval)][0].etcd != clientOf(shared) {
-				t.Error("the storage has another client than the pool's")
-			}
+			pools := p.clients[fmt.Sprintf("%v %v", config.Transport, config.CompactionInterval)][0].etcd
+			sameClient(t, reflect.ValueOf(clientOf(upstream)), reflect.ValueOf(pools), reflect.ValueOf(clientOf(shared)))
 			same(t, "storage", reflect.ValueOf(upstream), reflect.ValueOf(shared), map[uintptr]bool{})
 		})
 	}
+}
+
+// sameClient holds that a storage's client is the pool's, but for a watcher of its own, and has all that upstream's has.
+func sameClient(t *testing.T, upstreams, pools, shared reflect.Value) {
+	t.Helper()
+	if pools.Pointer() == shared.Pointer() || pools.Elem().FieldByName("Kubernetes").Interface() != shared.Elem().FieldByName("Kubernetes").Interface() {
+		t.Error("the storage does not have a view of the pool's client")
+	}
+	of := func(v reflect.Value) reflect.Value { return v.Elem().FieldByName("Client").Elem() }
+	upstreams, pools, shared = of(upstreams), of(pools), of(shared)
+	for i := range upstreams.NumField() {
+		field := upstreams.Type().Field(i)
+		if !field.IsExported() {
+			continue
+		}
+		want, have := pools.Field(i), shared.Field(i)
+		if own := field.Name == "Watcher"; want.Equal(have) == own {
+			t.Errorf("%s of the storage's client is the pool's: %t", field.Name, !own)
+		}
+		if field.Type.Kind() == reflect.Interface && upstreams.Field(i).Elem().Type() != have.Elem().Type() {
+			t.Errorf("%s of the storage's client is a %v, upstream's a %v", field.Name, have.Elem().Type(), upstreams.Field(i).Elem().Type())
+		}
+	}
+}
+
+// TestNoStreamIsLeft: of a storage that was asked for progress without a watch nothing is left in the client when it is destroyed, which others
+// go on to use.
+func TestNoStreamIsLeft(t *testing.T) {
+	p, endpoints := NewPool(), etcd.Run(t).Endpoints()
+	other, destroyOther, err := p.Create(configOf(endpoints, "others"), newObject, newList, "/example.io/others")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer destroyOther()
+	before := streams()
+	s, destroy, err := p.Create(configOf(endpoints, "widgets"), newObject, newList, prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.RequestWatchProgress(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if streams() == before {
+		t.Fatal("nothing has an RPC, and nothing is tested")
+	}
+	destroy()
+	wait.Until(t, "the RPC to end", time.Minute, func() bool { return streams() <= before })
+	if err := other.Create(t.Context(), "/example.io/others/a", widget("a"), newObject(), 0); err != nil {
+		t.Errorf("the other storage has ended, too: %v", err)
+	}
+}
+
+// streams returns how many RPCs the process has for watches.
+func streams() int {
+	stacks := make([]byte, 16<<20)
+	return strings.Count(string(stacks[:goruntime.Stack(stacks, true)]), ".(*watchGRPCStream).run(")
 }
 
 // same compares what two storages are made of.
