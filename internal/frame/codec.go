@@ -80,6 +80,8 @@ type Codec struct {
 	mu       sync.Mutex
 	types    map[typeMeta]*objectType
 	versions map[string]*Version
+	// storedIn are the versions that frames were stored in which were taken; the first stands for none.
+	storedIn []string
 }
 
 // NewCodec returns a Codec.

@@ -57,6 +57,10 @@ type Frame struct {
 	// conversion to the stored version may add annotations, which whoever reads the object
 	// in another form does not see.
 	ownMetadata bool
+	// storedIn is the place in Codec.storedIn of the version that the object is stored in, if it was taken; 0 if not, and revisionAt is where
+	// in its JSON stands what is not stored. See Frame.Stored.
+	storedIn   uint8
+	revisionAt uint32
 	// incompressible says that the primary encoding was seen not to compress.
 	incompressible atomic.Bool
 	// apiVersionAt is where the text of apiVersion is in the object's JSON, 0 if that is not known; see Config.Versions.

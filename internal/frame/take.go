@@ -4,6 +4,7 @@
 package frame
 
 import (
+	"math"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -110,11 +111,43 @@ func (c *Codec) Take(key string, revision uint64, o *intact.Object) *Frame {
 			offset: uint32(offset),
 			data:   wire.AppendJSONEvent(slices.Grow([]byte(nil), total), added, parts...),
 		},
+		storedIn:   c.storedAs(o.Version()),
+		revisionAt: uint32(o.RevisionAt()),
 	}
 	if c.cfg.Versions {
 		f.apiVersionAt = findAPIVersion(f.primary.object(), f.typ)
 	}
 	return f
+}
+
+// storedAs returns the place of a version in storedIn, 0 if there is no room for it.
+func (c *Codec) storedAs(version string) uint8 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.storedIn) == 0 {
+		c.storedIn = append(c.storedIn, "")
+	}
+	at := slices.Index(c.storedIn[1:], version) + 1
+	if at == 0 && len(c.storedIn) <= math.MaxUint8 {
+		at = len(c.storedIn)
+		c.storedIn = append(c.storedIn, version)
+	}
+	return uint8(at)
+}
+
+// Stored returns the bytes that the object is stored as, after decryption, if Take has made the frame of them; false if not. The slice is the
+// caller's.
+func (f *Frame) Stored() ([]byte, bool) {
+	if f.base != nil {
+		return f.base.Stored()
+	}
+	if f.storedIn == 0 {
+		return nil, false
+	}
+	f.codec.mu.Lock()
+	version := f.codec.storedIn[f.storedIn]
+	f.codec.mu.Unlock()
+	return intact.Stored(f.primary.object(), f.rev, int(f.revisionAt), version), true
 }
 
 // packTaken is pack for an object that is taken.

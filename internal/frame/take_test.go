@@ -84,7 +84,14 @@ func TestTake(t *testing.T) {
 							if err != nil {
 								t.Fatal(err)
 							}
-							sameFrame(t, c.Take("/widgets/w", revision, &o), want)
+							f := c.Take("/widgets/w", revision, &o)
+							sameFrame(t, f, want)
+							if stored, ok := f.Stored(); !ok || !bytes.Equal(stored, data) {
+								t.Errorf("it is stored as %s, want %s", stored, data)
+							}
+							if stored, ok := want.Stored(); ok {
+								t.Errorf("what was decoded is known to be stored as %s", stored)
+							}
 						}
 					}
 				}

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"reflect"
 	"strconv"
+	"strings"
 	"sync"
 
 	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
@@ -76,6 +77,35 @@ type Object struct {
 }
 
 const resourceVersion = `"resourceVersion":"`
+
+// Version returns the name of the version that it is stored in.
+func (o *Object) Version() string {
+	begin, end := o.versionBegin, o.versionEnd
+	version := o.APIVersion
+	if end > 0 {
+		version = string(o.data[begin:end])
+	}
+	return version[strings.IndexByte(version, '/')+1:]
+}
+
+// RevisionAt returns where in the JSON that Parts makes the text begins that is not stored: resourceVersion, and a comma before or behind it.
+func (o *Object) RevisionAt() int {
+	if o.versionEnd > 0 {
+		return o.at - (o.versionEnd - o.versionBegin) + len(o.APIVersion)
+	}
+	return o.at
+}
+
+// Stored returns what is stored of an object of which Parts has made object, with that revision; at and version are RevisionAt and Version.
+// The slice is the caller's.
+func Stored(object []byte, revision uint64, at int, version string) []byte {
+	behind := at + len(resourceVersion) + len(strconv.FormatUint(revision, 10)) + len(`",`)
+	group := object[:bytes.IndexByte(object, '/')+1]
+	stored := make([]byte, 0, len(object)+len(version)+len("\n"))
+	stored = append(append(stored, group...), version...)
+	stored = append(stored, object[len(group)+bytes.IndexByte(object[len(group):], '"'):at]...)
+	return append(append(stored, object[behind:]...), '\n')
+}
 
 // Parts appends to dst the parts that, one behind the other, are the object's JSON with a resourceVersion, without a newline. The parts
 // are read only.

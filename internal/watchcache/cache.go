@@ -99,8 +99,10 @@ type Config struct {
 
 	// taken counts the objects that are taken in. It is nil for none but custom resources.
 	taken *taken
-	// undecoded says that Storage hands on what is intact as it is stored; see storedCodec.
-	undecoded bool
+	// stored is the codec of Storage if that hands on what is intact as it is stored; nil if all is decoded.
+	stored *storedCodec
+	// heritage is what is known of the resource, nil if it has to be read.
+	heritage *heritage
 }
 
 // Cache is a storage.Interface that answers reads and watches from the encoded

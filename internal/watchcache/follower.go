@@ -153,7 +153,9 @@ func newFollower(cfg Config) (*follower, error) {
 	// Shown as 0 before there is one, so that the first one is an increase to whoever reads it.
 	metrics.TerminatedWatchersCounter.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Add(0)
 
-	c.running.Go(func() { c.follow(ctx) })
+	heritage := cfg.heritage
+	c.cfg.heritage = nil // a state that is not to be kept
+	c.running.Go(func() { c.follow(ctx, heritage) })
 	if utilfeature.DefaultFeatureGate.Enabled(features.DetectCacheInconsistency) || consistency.PanicOnCacheInconsistency {
 		checker := consistency.NewChecker(cfg.ResourcePrefix, cfg.GroupResource, cfg.NewListFunc, identities{c}, inPages{c})
 		c.running.Go(func() { checker.Run(ctx.Done()) })

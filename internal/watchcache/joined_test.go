@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/storage"
+	etcdfeature "k8s.io/apiserver/pkg/storage/feature"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 
@@ -146,5 +147,30 @@ func TestGoneDoesNotLinger(t *testing.T) {
 				t.Errorf("%d followers are left", len(all))
 			}
 		})
+	}
+}
+
+// TestNotJoinedWithoutProgress: where etcd cannot be asked for progress, a cache has a follower of its own. One that joins another would answer
+// nothing until something happens to its resource.
+func TestNotJoinedWithoutProgress(t *testing.T) {
+	client := etcd.Run(t)
+	stores := newWidgetStores(t, client.Endpoints(), 10*MinHistory)
+	first, _ := stores.cache(t, "v1")
+	before := etcdfeature.DefaultFeatureSupportChecker
+	t.Cleanup(func() { etcdfeature.DefaultFeatureSupportChecker = before })
+	etcdfeature.DefaultFeatureSupportChecker = withoutProgress{before}
+	if _, err := client.KV.Put(t.Context(), "/registry/something/else", "x"); err != nil {
+		t.Fatal(err)
+	}
+	second, _ := stores.cache(t, "v1beta1")
+	for name, c := range map[string]*Cache{"that was there before": first, "that has come": second} {
+		for _, rev := range []string{"0", ""} {
+			if _, err := listed(t, c, rev); err != nil {
+				t.Errorf("the cache %s does not answer a list from %q: %v", name, rev, err)
+			}
+		}
+		if _, err := c.Stats(t.Context()); err != nil {
+			t.Errorf("the cache %s does not know how many there are: %v", name, err)
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/cacher/delegator"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/client-go/tools/cache"
@@ -49,8 +50,9 @@ type shared struct {
 	timer *time.Timer
 }
 
-// share returns what is shared under a key, which start makes if it is not there. release must be called.
-func (s *Caches) share(key string, resource schema.GroupResource, start func() (*follower, func(), error)) (x *shared, release func(), err error) {
+// share returns what is shared under a key, which start makes if it is not there. before is a follower of the same resource under another key, nil
+// if there is none. release must be called.
+func (s *Caches) share(key string, resource schema.GroupResource, start func(before *follower) (*follower, func(), error)) (x *shared, release func(), err error) {
 	s.mu.Lock()
 	x, there := s.shared[key]
 	if !there {
@@ -62,14 +64,15 @@ func (s *Caches) share(key string, resource schema.GroupResource, start func() (
 		x.timer.Stop()
 		x.timer = nil
 	}
+	before := s.beforeLocked(key, resource)
 	superseded := s.supersedeLocked(key, resource)
 	s.mu.Unlock()
-	for _, end := range superseded {
-		end()
-	}
 	release = sync.OnceFunc(func() { s.release(key, x) })
 	if !there {
-		x.make(start)
+		x.make(func() (*follower, func(), error) { return start(before) })
+	}
+	for _, end := range superseded {
+		end()
 	}
 	if <-x.made; x.err != nil {
 		release()
@@ -83,6 +86,23 @@ func (x *shared) make(start func() (*follower, func(), error)) {
 	defer close(x.made)
 	x.err = errors.New("what was to be shared could not be started")
 	x.follower, x.end, x.err = start()
+}
+
+// beforeLocked returns a follower of a resource under another key: of what its definition was before.
+func (s *Caches) beforeLocked(key string, resource schema.GroupResource) *follower {
+	for other, x := range s.shared {
+		if other == key || x.resource != resource {
+			continue
+		}
+		select {
+		case <-x.made:
+			if x.follower != nil && x.follower.Ready() {
+				return x.follower
+			}
+		default:
+		}
+	}
+	return nil
 }
 
 // supersedeLocked takes away what lingers of a resource under other keys: its definition has changed, and nobody will come for it.
@@ -184,16 +204,19 @@ func (s *Caches) decoder(d decorated) *conversion.Decoder {
 }
 
 // start starts a follower of a storage of its own. end stops both.
-func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, end func(), err error) {
+func (s *Caches) start(d decorated, from uint64, versions bool, inherited *heritage) (f *follower, end func(), err error) {
 	var counted *taken
 	if _, custom := d.newFunc().(runtime.Unstructured); custom {
 		counted = &s.taken
 	}
 	config := *d.config
 	judge, decoder := s.judge(d), s.decoder(d)
-	undecoded := judge != nil || decoder != nil
-	if undecoded {
-		config.Codec = storedCodec{config.Codec, judge, decoder, d.newFunc}
+	var codec *storedCodec
+	if judge != nil || decoder != nil {
+		codec = &storedCodec{config.Codec, judge, decoder, d.newFunc}
+		config.Codec = codec
+	} else {
+		inherited = nil
 	}
 	raw, destroy, err := s.newStorage(&config, d.newFunc, d.newListFunc, d.resourcePrefix)
 	if err != nil {
@@ -222,7 +245,8 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 		HistoryBound:   s.opts.History,
 		Versions:       versions,
 		taken:          counted,
-		undecoded:      undecoded,
+		stored:         codec,
+		heritage:       inherited,
 
 		DefaultedOnRead: s.opts.DefaultedOnRead[d.config.GroupResource],
 	})
@@ -239,20 +263,22 @@ func (s *Caches) start(d decorated, from uint64, versions bool) (f *follower, en
 // open returns a Cache. destroy must be called.
 func (s *Caches) open(d decorated, from uint64) (c *Cache, destroy factory.DestroyFunc, err error) {
 	key, ok := "", false
-	if s.opts.Sharing != nil {
+	// Who joins a follower waits for what etcd has then, which it could not ask for: nothing would come where nothing happens.
+	if s.opts.Sharing != nil && delegator.ConsistentReadSupported() {
 		key, ok = s.opts.Sharing.Key(d.config, d.newFunc, d.newListFunc)
 	}
 	if !ok {
-		f, end, err := s.start(d, from, false)
+		f, end, err := s.start(d, from, false, nil)
 		if err != nil {
 			return nil, nil, err
 		}
 		return &Cache{follower: f, newFunc: d.newFunc, end: f.stop}, end, nil
 	}
 	began := false
-	x, release, err := s.share(key+d.resourcePrefix, d.config.GroupResource, func() (*follower, func(), error) {
-		began = true
-		return s.start(d, from, true)
+	x, release, err := s.share(key+d.resourcePrefix, d.config.GroupResource, func(before *follower) (*follower, func(), error) {
+		inherited := before.heritage()
+		began = inherited == nil
+		return s.start(d, from, true, inherited)
 	})
 	if err != nil {
 		return nil, nil, err

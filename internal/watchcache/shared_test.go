@@ -19,6 +19,8 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/crdserverscheme"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured/unstructuredscheme"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/versioning"
@@ -52,6 +54,8 @@ type widgetStores struct {
 	caches    *Caches
 	// key is what Sharing.Key returns.
 	key string
+	// plain says that nothing but labels, name and namespace can be selected by.
+	plain bool
 }
 
 func newWidgetStores(t *testing.T, endpoints []string, linger time.Duration) *widgetStores {
@@ -72,6 +76,12 @@ func newWidgetStores(t *testing.T, endpoints []string, linger time.Duration) *wi
 		return w.key, w.key != ""
 	}}})
 	t.Cleanup(w.caches.End)
+	// A server has made clients of etcd before, which is when etcd's features are looked at.
+	_, destroy := w.open(t, generic.UndecoratedStorage, "v1")
+	defer destroy()
+	eventually(t, "etcd's features to be known", func() bool {
+		return etcdfeature.DefaultFeatureSupportChecker.Supports(storage.RequestWatchProgress)
+	})
 	return w
 }
 
@@ -102,9 +112,16 @@ func (s *widgetStores) open(t *testing.T, by generic.StorageDecorator, version s
 		Codec: versioning.NewCodec(unstructured.UnstructuredJSONScheme, s.begins, s.converter, unstructuredscheme.NewUnstructuredCreator(),
 			crdserverscheme.NewUnstructuredObjectTyper(), nil, groupVersion("v1"), groupVersion(version), "crdRESTOptions"),
 	}}
+	attrs := s.kind.Attrs
+	if s.plain {
+		attrs = func(obj kruntime.Object) (labels.Set, fields.Set, error) {
+			u := obj.(*unstructured.Unstructured)
+			return u.GetLabels(), fields.Set{"metadata.name": u.GetName(), "metadata.namespace": u.GetNamespace()}, nil
+		}
+	}
 	made, destroy, err := by(config, widgetPrefix,
 		func(obj kruntime.Object) (string, error) { return storage.NamespaceKeyFunc(widgetPrefix+"/", obj) },
-		func() kruntime.Object { return newWidget(version) }, func() kruntime.Object { return newWidgetList(version) }, s.kind.Attrs,
+		func() kruntime.Object { return newWidget(version) }, func() kruntime.Object { return newWidgetList(version) }, attrs,
 		storage.IndexerFuncs{"spec.nodeName": func(obj kruntime.Object) string { return model.WidgetNode(obj.(*unstructured.Unstructured)) }},
 		&cache.Indexers{storage.FieldIndex("spec.nodeName"): func(obj any) ([]string, error) {
 			return []string{model.WidgetNode(obj.(*unstructured.Unstructured))}, nil
@@ -121,9 +138,6 @@ func (s *widgetStores) cache(t *testing.T, version string) (*Cache, factory.Dest
 	t.Helper()
 	made, destroy := s.open(t, s.caches.Decorator(), version)
 	eventually(t, "the cache to be ready", func() bool { return made.ReadinessCheck() == nil })
-	eventually(t, "etcd's features to be known", func() bool {
-		return etcdfeature.DefaultFeatureSupportChecker.Supports(storage.RequestWatchProgress)
-	})
 	return made.(*Cache), destroy
 }
 
@@ -312,6 +326,7 @@ func put(t *testing.T, in storage.Interface, version, name string, text string) 
 	u := newWidget(version)
 	u.SetNamespace("a")
 	u.SetName(name)
+	u.SetGeneration(1)
 	u.Object["spec"] = map[string]any{"text": text}
 	out := newWidget(version)
 	if err := in.Create(t.Context(), widgetPrefix+"/a/"+name, u, out, 0); err != nil {
@@ -542,7 +557,7 @@ func TestSharedFailure(t *testing.T) {
 	var waiting sync.WaitGroup
 	for range 5 {
 		waiting.Go(func() {
-			if _, _, err := s.share("k", widgets, func() (*follower, func(), error) {
+			if _, _, err := s.share("k", widgets, func(*follower) (*follower, func(), error) {
 				<-fail
 				return nil, nil, failure
 			}); !errors.Is(err, failure) {
@@ -553,7 +568,7 @@ func TestSharedFailure(t *testing.T) {
 	close(fail)
 	waiting.Wait()
 	ended := false
-	x, release, err := s.share("k", widgets, func() (*follower, func(), error) { return nil, func() { ended = true }, nil })
+	x, release, err := s.share("k", widgets, func(*follower) (*follower, func(), error) { return nil, func() { ended = true }, nil })
 	if err != nil || x == nil {
 		t.Fatal(err)
 	}

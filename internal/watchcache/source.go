@@ -40,20 +40,25 @@ const (
 	pageSize = 500
 )
 
-// follow keeps the cache equal to etcd until ctx ends.
-func (c *follower) follow(ctx context.Context) {
+// follow keeps the cache equal to etcd until ctx ends. It begins with what is inherited, if that is not nil.
+func (c *follower) follow(ctx context.Context, inherited *heritage) {
 	failed := 0 // how often in a row the resource could not be read
 	from := c.cfg.From
 	var inTheWay *obstacle // what the attempt before has found
 	for {
-		s := &source{cache: c, start: c.cfg.Clock.Now(), state: c.newState(), from: from}
-		from = 0
+		s := &source{cache: c, start: c.cfg.Clock.Now(), state: c.newState(), from: from, inherited: inherited}
+		from, inherited = 0, nil
 		err := s.run(ctx)
 		found := s.failing.found
 		s.recovered()
 		s.setPart(false)
 		c.readers.lose(s.state.bytes)
 		s.state.unbook()
+		if s.inherited != nil && s.gen == nil && ctx.Err() == nil {
+			klog.V(2).InfoS("Watch cache: what is known of a resource whose definition has changed is of no use, reading it", "group", c.cfg.GroupResource.Group, "resource", c.cfg.GroupResource.Resource, "err", err)
+			from = s.from
+			continue
+		}
 		if s.from != 0 && s.gen == nil && ctx.Err() == nil {
 			klog.V(2).InfoS("Watch cache: the state of a while ago cannot be read, reading the present one", "group", c.cfg.GroupResource.Group, "resource", c.cfg.GroupResource.Resource, "resourceVersion", s.from, "err", err)
 			continue
@@ -118,17 +123,29 @@ type source struct {
 	failing failing
 	// from is the revision to begin at; 0 for the present.
 	from uint64
+	// inherited is what the source begins with instead, nil if the resource has to be read.
+	inherited *heritage
 }
 
 // run returns when the resource has to be read anew, or ctx ends.
 func (s *source) run(ctx context.Context) error {
 	var w watch.Interface
 	var err error
-	if s.from == 0 && utilfeature.DefaultFeatureGate.Enabled(features.WatchList) {
+	switch {
+	case s.inherited != nil:
+		if err = s.inherit(s.inherited); err == nil {
+			s.inherited.view = view{} // not to be kept
+			if err = s.ready(s.rev); err == nil {
+				w, err = s.watch(ctx, false)
+			}
+		}
+	case s.from == 0 && utilfeature.DefaultFeatureGate.Enabled(features.WatchList):
 		w, err = s.watch(ctx, true)
-	} else if err = s.list(ctx); err == nil {
-		if err = s.ready(s.rev); err == nil {
-			w, err = s.watch(ctx, false)
+	default:
+		if err = s.list(ctx); err == nil {
+			if err = s.ready(s.rev); err == nil {
+				w, err = s.watch(ctx, false)
+			}
 		}
 	}
 	if err != nil {

@@ -84,7 +84,7 @@ type storedCodec struct {
 }
 
 // Decode implements runtime.Decoder.
-func (c storedCodec) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+func (c *storedCodec) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
 	if item, ok := into.(*stored); ok {
 		if object, ok := c.look(data); ok {
 			item.set(object)
@@ -122,7 +122,7 @@ func (c storedCodec) Decode(data []byte, defaults *schema.GroupVersionKind, into
 }
 
 // look tells whether what is stored is intact.
-func (c storedCodec) look(data []byte) (intact.Object, bool) {
+func (c *storedCodec) look(data []byte) (intact.Object, bool) {
 	if c.judge == nil {
 		return intact.Object{}, false
 	}
@@ -131,7 +131,7 @@ func (c storedCodec) look(data []byte) (intact.Object, bool) {
 
 // newList returns an empty list to read the resource with.
 func (c *follower) newList() runtime.Object {
-	if c.cfg.undecoded {
+	if c.cfg.stored != nil {
 		return &storedList{}
 	}
 	return c.cfg.NewListFunc()

@@ -22,7 +22,7 @@ func TestStoredCodec(t *testing.T) {
 	newFunc := func() runtime.Object {
 		return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.io/v1", "kind": "Widget"}}
 	}
-	codec := storedCodec{Codec: unstructured.UnstructuredJSONScheme, judge: intact.NewJudge(intact.Rules{Group: "example.io", Kind: "Widget", Version: "v1", Schemas: map[string]*structuralschema.Structural{
+	codec := &storedCodec{Codec: unstructured.UnstructuredJSONScheme, judge: intact.NewJudge(intact.Rules{Group: "example.io", Kind: "Widget", Version: "v1", Schemas: map[string]*structuralschema.Structural{
 		"v1": {Extensions: structuralschema.Extensions{XPreserveUnknownFields: true}},
 	}}), newFunc: newFunc}
 	const asStored = `{"apiVersion":"example.io/v1","kind":"Widget","metadata":{"generation":1,"name":"w","namespace":"n","uid":"u"}}` + "\n"

@@ -30,7 +30,7 @@ import (
 )
 
 // TestObjects measures what custom resources cost a server beside reading them many times, which `weir bench crs` measures: the first
-// list after a start, writes, and a change of a printer column while informers have them. It judges nothing. WEIR_OBJECTS is their number,
+// list after a start, writes, and changes of the definition while informers have them. It judges nothing. WEIR_OBJECTS is their number,
 // 20,000 for the figures in the documentation; WEIR_PROGRAMS are as in TestTax.
 func TestObjects(t *testing.T) {
 	n, err := strconv.Atoi(os.Getenv("WEIR_OBJECTS"))
@@ -117,26 +117,31 @@ func measureObjects(t *testing.T, program string, n int) {
 	t.Logf("%d patches by %d writers: wall %5.2f s, CPU %5.2f s", updates, writers, wall.Seconds(), cpuThen-cpu)
 
 	seen := watched(t, s, informers, n)
-	pause(rest)
-	cpu, _ = usage()
-	sentBefore := sent()
-	s.Must(http.MethodPatch, crds+"/"+routes, object{"spec": routeDefinition("digest")["spec"]})
-	began = time.Now()
-	for i := 0; ; i++ {
-		// Whoever has this has a watch of what serves the changed definition, or will have it until the next one is written.
-		mark := fmt.Sprint("mark ", i)
-		s.Must(http.MethodPatch, routesPath+"v1/namespaces/default/routes/route-0", object{"spec": object{"digest": mark}})
-		servers.Eventually(t, mark+" to be seen by all", func() bool { return seen(mark) })
-		if time.Since(began) > 30*time.Second {
-			break
+	change := func(what string, to object) {
+		t.Helper()
+		pause(rest)
+		cpu, _ := usage()
+		sentBefore := sent()
+		s.Must(http.MethodPatch, crds+"/"+routes, object{"spec": to["spec"]})
+		began := time.Now()
+		for i := 0; ; i++ {
+			// Whoever has this has a watch of what serves the changed definition, or will have it until the next one is written.
+			mark := fmt.Sprint(what, " ", i)
+			s.Must(http.MethodPatch, routesPath+"v1/namespaces/default/routes/route-0", object{"spec": object{"digest": mark}})
+			servers.Eventually(t, mark+" to be seen by all", func() bool { return seen(mark) })
+			if time.Since(began) > 30*time.Second {
+				break
+			}
+			pause(time.Second)
 		}
-		pause(time.Second)
+		cpuThen, _ := usage()
+		t.Logf("%s while %d informers watch: CPU of 30 s %5.2f s, etcd sent %.1f MB", what, informers, cpuThen-cpu, (sent()-sentBefore)/1e6)
 	}
-	cpuThen, _ = usage()
-	t.Logf("a column changed while %d informers watch: CPU of 30 s %5.2f s, etcd sent %.1f MB", informers, cpuThen-cpu, (sent()-sentBefore)/1e6)
+	change("a column changed", routeDefinition("digest"))
+	change("a field added", routeDefinition("digest", "note"))
 	// What these 30 s cost without a change.
 	cpu, _ = usage()
-	sentBefore = sent()
+	sentBefore := sent()
 	for i := range 30 {
 		s.Must(http.MethodPatch, routesPath+"v1/namespaces/default/routes/route-0", object{"spec": object{"digest": fmt.Sprint("more ", i)}})
 		pause(time.Second)
@@ -227,15 +232,19 @@ func sentBy(t *testing.T, etcd *rig.Etcd) float64 {
 	return bytes
 }
 
-// routeDefinition is a definition of two versions with the same schema, and a column.
-func routeDefinition(column string) object {
+// routeDefinition is a definition of two versions with the same schema, and a column. more are fields of text.
+func routeDefinition(column string, more ...string) object {
 	text := object{"type": "string"}
 	rule := properties(object{
 		"match":   properties(object{"path": text, "methods": object{"type": "array", "items": text}}),
 		"backend": properties(object{"service": text, "port": object{"type": "integer"}, "weight": object{"type": "integer"}}),
 		"retry":   properties(object{"attempts": object{"type": "integer"}, "perTry": text, "on": text}),
 	})
-	spec := properties(object{"spec": properties(object{"hosts": object{"type": "array", "items": text}, "digest": text, "rules": object{"type": "array", "items": rule}})})
+	fields := object{"hosts": object{"type": "array", "items": text}, "digest": text, "rules": object{"type": "array", "items": rule}}
+	for _, name := range more {
+		fields[name] = text
+	}
+	spec := properties(object{"spec": properties(fields)})
 	columns := object{"additionalPrinterColumns": []object{{"name": "shown", "type": "string", "jsonPath": ".spec." + column}}}
 	return define("objects.example.com", "Route", "Namespaced", version("v1", true, spec, columns), version("v2", false, spec, columns))
 }

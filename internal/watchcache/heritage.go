@@ -1,0 +1,97 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package watchcache
+
+import (
+	"fmt"
+
+	"github.com/weir-project/weir/internal/frame"
+)
+
+// A definition that has changed in more than what is shown of its objects has a follower made anew, whose codec may make something else of
+// what is stored. What is stored is known already, if the follower before has taken it as it is: the new one decodes that, and goes on
+// from its revision.
+//
+//	follower of before ──▶ view ──▶ Frame.Stored ──▶ storedCodec of now ──▶ state of now ──▶ etcd's watch, from the view's revision
+//
+// If that cannot be done for all objects, or fails, everything is read from etcd.
+
+// heritage is a state of a resource of which all is known as it is stored.
+type heritage struct {
+	rev  uint64
+	view view
+}
+
+// heritage returns what the follower has, nil if it has nothing that could be gone on from, or there is no follower.
+func (c *follower) heritage() *heritage {
+	if c == nil {
+		return nil
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.gen == nil || c.inconsistent || c.cfg.Leased {
+		return nil
+	}
+	return &heritage{rev: c.gen.rev, view: c.gen.view}
+}
+
+// inherit makes the state of what is stored of another.
+func (s *source) inherit(h *heritage) error {
+	var frames []*frame.Frame
+	page := &storedList{}
+	take := func() error {
+		if err := s.cache.convertListed(page); err != nil {
+			return err
+		}
+		for i, f := range frames {
+			if err := s.inheritOne(f, &page.Items[i]); err != nil {
+				return err
+			}
+		}
+		frames, page = nil, &storedList{}
+		return nil
+	}
+	codec := s.cache.cfg.stored
+	for f := range h.view.objects.All() {
+		data, ok := f.Stored()
+		if !ok {
+			return fmt.Errorf("it is not known how %s is stored", f.Key())
+		}
+		var item stored
+		if _, _, err := codec.Decode(data, nil, &item); err != nil {
+			return fmt.Errorf("decoding %s as it is stored: %w", f.Key(), err)
+		}
+		frames, page.Items = append(frames, f), append(page.Items, item)
+		if len(frames) == pageSize {
+			if err := take(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := take(); err != nil {
+		return err
+	}
+	s.rev = h.rev
+	return nil
+}
+
+// inheritOne puts an object of such a list in place.
+func (s *source) inheritOne(f *frame.Frame, item *stored) error {
+	c := s.cache
+	if err := c.cfg.Versioner.UpdateObject(item, f.Revision()); err != nil {
+		return err
+	}
+	obj, err := c.listed(item)
+	if err != nil {
+		return err
+	}
+	key, err := c.cfg.KeyFunc(obj)
+	if err != nil {
+		return fmt.Errorf("computing the storage key of an object of %s: %w", c.cfg.GroupResource, err)
+	}
+	if key != f.Key() {
+		return fmt.Errorf("%s would be stored as %s", f.Key(), key)
+	}
+	return s.add(obj)
+}
