@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -198,7 +197,7 @@ func TestListsHoldWhatIsEstimated(t *testing.T) {
 			{"/api/v1/pods?limit=300", "application/vnd.kubernetes.protobuf", 300 * 7500},
 		}},
 		// Only a guess is made of the size of objects that have no cache, so Secrets of 1 MB are left out.
-		{"from etcd", []string{"--watch-cache-sizes=pods#0"}, []list{
+		{"from etcd", []string{"--watch-cache-sizes=pods#0", "--etcd-count-metric-poll-period=1s"}, []list{
 			{"/api/v1/pods", "application/json", pods * 7500},
 		}},
 		{"streamed", nil, []list{
@@ -208,13 +207,10 @@ func TestListsHoldWhatIsEstimated(t *testing.T) {
 		}},
 	} {
 		t.Run(s.name, func(t *testing.T) {
-			if s.name == "from etcd" && os.Getenv(fullEnv) == "" {
-				t.Skip("takes a minute for the objects to be counted; see make limited")
-			}
 			e := startEstimates(t, s.args...)
 			load(t, e.server, secrets, pods)
 			if s.name == "from etcd" {
-				// Without a cache the server counts its objects once a minute.
+				// Without a cache the server counts its objects now and then.
 				servers.Eventually(t, "objects to be counted", func() bool {
 					text, err := e.server.Rig.Get(t.Context(), "/metrics")
 					counted := regexp.MustCompile(`(?m)^apiserver_resource_objects\{.*resource="pods"\} (\d+)$`).FindSubmatch(text)
