@@ -80,8 +80,8 @@ func init() {
 		UndecodedCustomResources: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		BatchedConversion:        {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 
+		SharedCustomResourceStore:    {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		CustomResourceCachesOnDemand: {{Version: version.MustParse("1.0"), Default: false, PreRelease: featuregate.Alpha}},
-		SharedCustomResourceStore:    {{Version: version.MustParse("1.0"), Default: false, PreRelease: featuregate.Alpha}},
 	}))
 }
 

@@ -24,7 +24,7 @@ const mostGoroutines = 12
 
 // TestGoroutines counts the goroutines of definitions that share a store, after each has been written and listed in both of its versions.
 func TestGoroutines(t *testing.T) {
-	for _, gates := range []string{"SharedCustomResourceStore=true", "SharedCustomResourceStore=true,CustomResourceCachesOnDemand=true"} {
+	for _, gates := range []string{"CustomResourceCachesOnDemand=false", "CustomResourceCachesOnDemand=true"} {
 		t.Run(gates, func(t *testing.T) {
 			t.Parallel()
 			s := servers.Start(t, servers.Weir, etcd.Run(t).Endpoints()[0], "--feature-gates="+gates).Wait()

@@ -35,7 +35,7 @@ const (
 // not shown. At the end nothing is left at any weir: no goroutine, no byte, no count of objects, and in etcd no watch.
 func TestLife(t *testing.T) {
 	store := etcd.Run(t)
-	l := &life{gates: []string{"", "SharedCustomResourceStore=true", "CustomResourceCachesOnDemand=true", "SharedCustomResourceStore=true,CustomResourceCachesOnDemand=true"}}
+	l := &life{gates: []string{"", "SharedCustomResourceStore=false", "CustomResourceCachesOnDemand=true", "SharedCustomResourceStore=false,CustomResourceCachesOnDemand=true"}}
 	l.etcd = store.Endpoints()[0]
 	t.Cleanup(l.ending.Wait)
 	l.stock = servers.Start(t, servers.Stock, l.etcd).Wait()

@@ -95,7 +95,7 @@ func TestTakenAsStored(t *testing.T) {
 		"from the watch":              "UndecodedCustomResources=true",
 		"from a list":                 "WatchList=false",
 		"from a list of a while ago":  "CustomResourceCachesOnDemand=true",
-		"for two versions at once":    "SharedCustomResourceStore=true",
+		"for each version by itself":  "SharedCustomResourceStore=false",
 		"by a server that has it off": "UndecodedCustomResources=false",
 	} {
 		t.Run("read at a start "+what, func(t *testing.T) {

@@ -45,10 +45,8 @@ func started(program string) (name string, flags []string) {
 		return servers.Weir, []string{"--feature-gates=UndecodedCustomResources=false"}
 	case "weir-on-demand":
 		return servers.Weir, []string{"--feature-gates=CustomResourceCachesOnDemand=true"}
-	case "weir-shared":
-		return servers.Weir, []string{"--feature-gates=SharedCustomResourceStore=true"}
-	case "weir-shared-on-demand":
-		return servers.Weir, []string{"--feature-gates=SharedCustomResourceStore=true,CustomResourceCachesOnDemand=true"}
+	case "weir-apart":
+		return servers.Weir, []string{"--feature-gates=SharedCustomResourceStore=false"}
 	}
 	return program, nil
 }

@@ -32,8 +32,8 @@ import (
 // version that is stored, the schema of one; one is dropped, and all is deleted and made again.
 func TestVersions(t *testing.T) {
 	for name, gates := range map[string]string{
-		"in JSON":            "SharedCustomResourceStore=true",
-		"on demand, in CBOR": "SharedCustomResourceStore=true,CustomResourceCachesOnDemand=true,CBORServingAndStorage=true",
+		"in JSON":            "CustomResourceCachesOnDemand=false",
+		"on demand, in CBOR": "CustomResourceCachesOnDemand=true,CBORServingAndStorage=true",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -52,7 +52,7 @@ func TestVersions(t *testing.T) {
 			}
 			return nil
 		})
-		testVersions(t, "SharedCustomResourceStore=true", hook.Conversion())
+		testVersions(t, "CustomResourceCachesOnDemand=false", hook.Conversion())
 	})
 }
 
