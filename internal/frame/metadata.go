@@ -15,16 +15,25 @@ import (
 // DecodeMetadata returns an object that has the metadata of the frame's, for who looks at nothing else: of a custom resource they alone are decoded,
 // where that gives the same. It is a new one, the caller's own.
 func (f *Frame) DecodeMetadata() (runtime.Object, error) {
-	base := f.Base() // metadata are the same in every version
-	if base.codec.custom && base.exact == nil && base.primary.format == wire.JSON {
-		if metadata, ok := intact.Metadata(base.primary.object()); ok {
-			partial := &metav1.PartialObjectMetadata{}
-			if err := json.Unmarshal(metadata, &partial.ObjectMeta); err == nil {
-				return partial, nil
-			}
-		}
+	if partial, ok := f.Partial(); ok {
+		return partial, nil
 	}
 	return f.Decode()
+}
+
+// Partial returns the metadata of a custom resource, decoded without the rest; false where that is not sure to give the same, and of all other objects. They
+// are new ones, the caller's own.
+func (f *Frame) Partial() (*metav1.PartialObjectMetadata, bool) {
+	base := f.Base() // metadata are the same in every version
+	if !base.codec.custom || base.exact != nil || base.primary.format != wire.JSON {
+		return nil, false
+	}
+	metadata, ok := intact.Metadata(base.primary.object())
+	if !ok {
+		return nil, false
+	}
+	partial := &metav1.PartialObjectMetadata{}
+	return partial, json.Unmarshal(metadata, &partial.ObjectMeta) == nil
 }
 
 // decodeFor returns the object as far as an encoding is made of it.

@@ -299,12 +299,17 @@ func (m *maker) rows(first *frame.Frame, columns []metav1.TableColumnDefinition)
 					return marshalRow(row, object, w)
 				}
 			}
-			var accessor metav1.Object
-			if accessor, err = meta.Accessor(row.Object.Object); err == nil {
-				partial := meta.AsPartialObjectMetadata(accessor)
-				partial.SetGroupVersionKind(partialKind)
-				row.Object.Object = partial
+			// What is decoded of a custom resource is maps, of which metadata are made slowly.
+			partial, ok := f.Partial()
+			if !ok {
+				var accessor metav1.Object
+				if accessor, err = meta.Accessor(row.Object.Object); err != nil {
+					return err
+				}
+				partial = meta.AsPartialObjectMetadata(accessor)
 			}
+			partial.SetGroupVersionKind(partialKind)
+			row.Object.Object = partial
 		}
 		if err != nil {
 			return err

@@ -99,9 +99,9 @@ type Config struct {
 
 	// taken counts the objects that are taken in. It is nil for none but custom resources.
 	taken *taken
-	// stored is the codec of Storage if that hands on what is intact as it is stored; nil if all is decoded.
+	// stored is the codec of Storage, of custom resources alone: it hands on what is intact as it is stored. Nil if all is decoded.
 	stored *storedCodec
-	// heritage is what is known of the resource, nil if it has to be read.
+	// heritage is what is known of the resource, nil if it has to be read. It needs stored.
 	heritage *heritage
 }
 

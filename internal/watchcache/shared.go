@@ -182,41 +182,34 @@ type decorated struct {
 	indexers       *cache.Indexers
 }
 
-// judge returns what tells of the objects of a resource whether they are taken as they are stored; nil if none are.
-func (s *Caches) judge(d decorated) *intact.Judge {
-	if s.opts.Rules == nil || s.opts.DefaultedOnRead[d.config.GroupResource] != nil || !frame.PlainAttrs(d.getAttrs, d.newFunc) {
-		return nil
+// codec returns the codec of the storage of custom resources: it leaves those as they are stored that are intact, and those unconverted that are
+// converted several at once.
+func (s *Caches) codec(d decorated) *storedCodec {
+	c := &storedCodec{Codec: d.config.Codec, newFunc: d.newFunc}
+	var rules intact.Rules
+	known := false
+	if s.opts.Rules != nil {
+		rules, known = s.opts.Rules(d.config, d.newFunc)
 	}
-	rules, ok := s.opts.Rules(d.config, d.newFunc)
-	if !ok {
-		return nil
+	if known && s.opts.DefaultedOnRead[d.config.GroupResource] == nil && frame.PlainAttrs(d.getAttrs, d.newFunc) {
+		c.judge = intact.NewJudge(rules)
 	}
-	return intact.NewJudge(rules)
-}
-
-// decoder returns what decodes the objects of a resource that are converted several at once; nil if each is decoded by the codec.
-func (s *Caches) decoder(d decorated) *conversion.Decoder {
-	example := d.newFunc()
-	if _, custom := example.(runtime.Unstructured); !custom || s.opts.Batches == nil {
-		return nil
+	// What is only renamed is not worth a goroutine; see converting.
+	if s.opts.Batches != nil && !(known && rules.Renames) {
+		c.decoder = s.opts.Batches.Decoder(d.config.Codec, d.newFunc().GetObjectKind().GroupVersionKind().GroupVersion())
 	}
-	return s.opts.Batches.Decoder(d.config.Codec, example.GetObjectKind().GroupVersionKind().GroupVersion())
+	return c
 }
 
 // start starts a follower of a storage of its own. end stops both.
 func (s *Caches) start(d decorated, from uint64, versions bool, inherited *heritage) (f *follower, end func(), err error) {
-	var counted *taken
-	if _, custom := d.newFunc().(runtime.Unstructured); custom {
-		counted = &s.taken
-	}
 	config := *d.config
-	judge, decoder := s.judge(d), s.decoder(d)
+	var counted *taken
 	var codec *storedCodec
-	if judge != nil || decoder != nil {
-		codec = &storedCodec{config.Codec, judge, decoder, d.newFunc}
-		config.Codec = codec
-	} else {
-		inherited = nil
+	var decoder *conversion.Decoder
+	if _, custom := d.newFunc().(runtime.Unstructured); custom {
+		counted, codec = &s.taken, s.codec(d)
+		config.Codec, decoder = codec, codec.decoder
 	}
 	raw, destroy, err := s.newStorage(&config, d.newFunc, d.newListFunc, d.resourcePrefix)
 	if err != nil {
