@@ -4,6 +4,7 @@
 package watchcache
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/weir-project/weir/internal/frame"
@@ -15,7 +16,9 @@ import (
 //
 //	follower of before ──▶ view ──▶ Frame.Stored ──▶ storedCodec of now ──▶ state of now ──▶ etcd's watch, from the view's revision
 //
-// If that cannot be done for all objects, or fails, everything is read from etcd.
+// If that cannot be done for all objects, or fails, everything is read from etcd. So it is if the watch fails before it has come to where etcd
+// was at the beginning: it tells of objects that are gone, too, which may be of a version that the definition does not have any more, or of a definition that
+// had the same name.
 
 // heritage is a state of a resource of which all is known as it is stored.
 type heritage struct {
@@ -36,8 +39,16 @@ func (c *follower) heritage() *heritage {
 	return &heritage{rev: c.gen.rev, view: c.gen.view}
 }
 
+// inheriting tells whether the source has begun with what is inherited, and not come to where the storage was then.
+func (s *source) inheriting() bool {
+	return s.inherited != nil && (s.gen == nil || s.rev < s.until)
+}
+
 // inherit makes the state of what is stored of another.
-func (s *source) inherit(h *heritage) error {
+func (s *source) inherit(ctx context.Context, h *heritage) (err error) {
+	if s.until, err = s.cache.cfg.Storage.GetCurrentResourceVersion(ctx); err != nil {
+		return fmt.Errorf("asking the storage of %s for its revision: %w", s.cache.cfg.GroupResource, err)
+	}
 	var frames []*frame.Frame
 	page := &storedList{}
 	take := func() error {

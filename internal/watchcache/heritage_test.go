@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/weir-project/weir/internal/intact"
 	"github.com/weir-project/weir/test/etcd"
@@ -219,8 +221,42 @@ func TestHeritageFails(t *testing.T) {
 	} {
 		s := &source{cache: c.follower, state: c.newState()}
 		c.cfg.KeyFunc = keyFunc
-		if err := s.inherit(was); err == nil || s.rev != 0 {
+		if err := s.inherit(t.Context(), was); err == nil || s.rev != 0 {
 			t.Errorf("%s: it is taken over", what)
 		}
+	}
+}
+
+// TestHeritageLeadsNowhere: where the watch that goes on from what is inherited tells of what cannot be decoded, and is gone since, everything is read at
+// once, and not only when the watch has failed for long: the clock stands still.
+func TestHeritageLeadsNowhere(t *testing.T) {
+	client := etcd.Run(t)
+	h := newHeirs(t, client.Endpoints())
+	direct, _ := h.open(t, generic.UndecoratedStorage, "v1")
+	put(t, direct, "v1", "a", "text")
+	c, _ := h.cache(t, "v1")
+	h.likeStored(t, "at first", c, "v1")
+	cfg := c.follower.cfg
+	cfg.heritage = c.heritage()
+	if _, err := client.KV.Put(t.Context(), "/registry"+widgetPrefix+"/a/odd", "nothing that could be decoded"); err != nil {
+		t.Fatal(err)
+	}
+	gone, err := client.KV.Delete(t.Context(), "/registry"+widgetPrefix+"/a/odd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Clock = clocktesting.NewFakeClock(time.Now())
+	reads := h.reads.Load()
+	f, err := newFollower(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.stop()
+	eventually(t, "the follower to have read what is there", func() bool {
+		_, rev, v, err := f.current()
+		return err == nil && rev >= uint64(gone.Header.Revision) && v.objects.Len() == 1
+	})
+	if more := h.reads.Load() - reads; more != 1 {
+		t.Errorf("the resource has been read %d times, want 1", more)
 	}
 }

@@ -54,7 +54,8 @@ func (c *follower) follow(ctx context.Context, inherited *heritage) {
 		s.setPart(false)
 		c.readers.lose(s.state.bytes)
 		s.state.unbook()
-		if s.inherited != nil && s.gen == nil && ctx.Err() == nil {
+		if s.inheriting() && err != nil && ctx.Err() == nil {
+			c.setNotReady(nil)
 			klog.V(2).InfoS("Watch cache: what is known of a resource whose definition has changed is of no use, reading it", "group", c.cfg.GroupResource.Group, "resource", c.cfg.GroupResource.Resource, "err", err)
 			from = s.from
 			continue
@@ -123,8 +124,9 @@ type source struct {
 	failing failing
 	// from is the revision to begin at; 0 for the present.
 	from uint64
-	// inherited is what the source begins with instead, nil if the resource has to be read.
+	// inherited is what the source begins with instead, nil if the resource has to be read. until is the revision that the storage had then.
 	inherited *heritage
+	until     uint64
 }
 
 // run returns when the resource has to be read anew, or ctx ends.
@@ -133,7 +135,7 @@ func (s *source) run(ctx context.Context) error {
 	var err error
 	switch {
 	case s.inherited != nil:
-		if err = s.inherit(s.inherited); err == nil {
+		if err = s.inherit(ctx, s.inherited); err == nil {
 			s.inherited.view = view{} // not to be kept
 			if err = s.ready(s.rev); err == nil {
 				w, err = s.watch(ctx, false)
@@ -164,6 +166,8 @@ func (s *source) run(ctx context.Context) error {
 			}
 			return err
 		case err == nil:
+		case s.inheriting():
+			return err
 		case apierrors.IsInternalError(err):
 			if err := s.failed(ctx, err); err != nil {
 				return err
