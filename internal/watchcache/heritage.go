@@ -7,6 +7,8 @@ import (
 	"context"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/watch"
+
 	"github.com/weir-project/weir/internal/frame"
 )
 
@@ -16,9 +18,9 @@ import (
 //
 //	follower of before ──▶ view ──▶ Frame.Stored ──▶ storedCodec of now ──▶ state of now ──▶ etcd's watch, from the view's revision
 //
-// If that cannot be done for all objects, or fails, everything is read from etcd. So it is if the watch fails before it has come to where etcd
-// was at the beginning: it tells of objects that are gone, too, which may be of a version that the definition does not have any more, or of a definition that
-// had the same name.
+// Nobody sees the state before the watch has come to where etcd was at the beginning. If it fails before, or an object is not known as it is stored, everything is
+// read from etcd: the watch tells of objects that are gone, too, which may be of a version that the definition does not have any more, or of another definition that had
+// the same name.
 
 // heritage is a state of a resource of which all is known as it is stored.
 type heritage struct {
@@ -39,9 +41,15 @@ func (c *follower) heritage() *heritage {
 	return &heritage{rev: c.gen.rev, view: c.gen.view}
 }
 
-// inheriting tells whether the source has begun with what is inherited, and not come to where the storage was then.
-func (s *source) inheriting() bool {
-	return s.inherited != nil && (s.gen == nil || s.rev < s.until)
+// setInherited sets inherited. That the state is complete may have to be asked for: where nothing happens nobody would say so.
+func (s *source) setInherited(h *heritage) {
+	switch was := s.inherited; {
+	case was == nil && h != nil:
+		s.cache.progress.Add()
+	case was != nil && h == nil:
+		s.cache.progress.Remove()
+	}
+	s.inherited = h
 }
 
 // inherit makes the state of what is stored of another.
@@ -83,8 +91,42 @@ func (s *source) inherit(ctx context.Context, h *heritage) (err error) {
 	if err := take(); err != nil {
 		return err
 	}
-	s.rev = h.rev
-	return nil
+	h.view = view{} // not to be kept
+	return s.arrive(h.rev)
+}
+
+// arrive says that the state is that of a revision, and publishes it if that is late enough.
+func (s *source) arrive(rev uint64) error {
+	s.rev = max(s.rev, rev)
+	if s.rev < s.until {
+		return nil
+	}
+	s.setInherited(nil)
+	return s.ready(s.rev)
+}
+
+// replay takes an event into a state that nobody has seen yet.
+func (s *source) replay(event watch.Event) error {
+	c := s.cache
+	c.doubts.event()
+	key, err := c.cfg.KeyFunc(event.Object)
+	if err != nil {
+		return fmt.Errorf("computing the storage key of an object of %s: %w", c.cfg.GroupResource, err)
+	}
+	f, err := c.frameOf(key, event.Object)
+	if err != nil {
+		return err
+	}
+	prev, _ := s.state.objects.Get(key)
+	if err := leadsOn(event, prev, f); err != nil {
+		return fmt.Errorf("the watch of the storage of %s does not lead on from what is inherited: %w", c.cfg.GroupResource, err)
+	}
+	if event.Type == watch.Deleted {
+		s.state.delete(key)
+	} else {
+		s.state.set(f)
+	}
+	return s.arrive(f.Revision())
 }
 
 // inheritOne puts an object of such a list in place.

@@ -269,9 +269,8 @@ func (s *Caches) open(d decorated, from uint64) (c *Cache, destroy factory.Destr
 	}
 	began := false
 	x, release, err := s.share(key+d.resourcePrefix, d.config.GroupResource, func(before *follower) (*follower, func(), error) {
-		inherited := before.heritage()
-		began = inherited == nil
-		return s.start(d, from, true, inherited)
+		began = true
+		return s.start(d, from, true, before.heritage())
 	})
 	if err != nil {
 		return nil, nil, err

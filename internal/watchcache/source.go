@@ -46,7 +46,8 @@ func (c *follower) follow(ctx context.Context, inherited *heritage) {
 	from := c.cfg.From
 	var inTheWay *obstacle // what the attempt before has found
 	for {
-		s := &source{cache: c, start: c.cfg.Clock.Now(), state: c.newState(), from: from, inherited: inherited}
+		s := &source{cache: c, start: c.cfg.Clock.Now(), state: c.newState(), from: from}
+		s.setInherited(inherited)
 		from, inherited = 0, nil
 		err := s.run(ctx)
 		found := s.failing.found
@@ -54,8 +55,9 @@ func (c *follower) follow(ctx context.Context, inherited *heritage) {
 		s.setPart(false)
 		c.readers.lose(s.state.bytes)
 		s.state.unbook()
-		if s.inheriting() && err != nil && ctx.Err() == nil {
-			c.setNotReady(nil)
+		inVain := s.inherited != nil
+		s.setInherited(nil)
+		if inVain && ctx.Err() == nil {
 			klog.V(2).InfoS("Watch cache: what is known of a resource whose definition has changed is of no use, reading it", "group", c.cfg.GroupResource.Group, "resource", c.cfg.GroupResource.Resource, "err", err)
 			from = s.from
 			continue
@@ -124,7 +126,8 @@ type source struct {
 	failing failing
 	// from is the revision to begin at; 0 for the present.
 	from uint64
-	// inherited is what the source begins with instead, nil if the resource has to be read. until is the revision that the storage had then.
+	// inherited is what the source begins with instead, until its state is complete; nil if the resource has to be read. As long as there is one, etcd is asked
+	// for progress. until is the revision that the storage had at the beginning, at which the state is complete.
 	inherited *heritage
 	until     uint64
 }
@@ -136,10 +139,7 @@ func (s *source) run(ctx context.Context) error {
 	switch {
 	case s.inherited != nil:
 		if err = s.inherit(ctx, s.inherited); err == nil {
-			s.inherited.view = view{} // not to be kept
-			if err = s.ready(s.rev); err == nil {
-				w, err = s.watch(ctx, false)
-			}
+			w, err = s.watch(ctx, false)
 		}
 	case s.from == 0 && utilfeature.DefaultFeatureGate.Enabled(features.WatchList):
 		w, err = s.watch(ctx, true)
@@ -166,8 +166,6 @@ func (s *source) run(ctx context.Context) error {
 			}
 			return err
 		case err == nil:
-		case s.inheriting():
-			return err
 		case apierrors.IsInternalError(err):
 			if err := s.failed(ctx, err); err != nil {
 				return err
@@ -345,6 +343,12 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 		if err != nil {
 			return fmt.Errorf("reading the revision of a progress notification: %w", err)
 		}
+		if s.inherited != nil {
+			if !c.doubts.trusts() {
+				return nil
+			}
+			return s.arrive(rev)
+		}
 		if s.gen == nil {
 			end, err := storage.HasInitialEventsEndBookmarkAnnotation(event.Object)
 			if err != nil || !end {
@@ -363,6 +367,9 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 	if timed, ok := event.Object.(storage.WatchEventWithRecordTime); ok {
 		recorded = timed.RecordTime()
 		event.Object = timed.Unwrap()
+	}
+	if s.inherited != nil {
+		return s.replay(event)
 	}
 	if s.gen == nil {
 		return s.add(event.Object)
