@@ -4,7 +4,11 @@
 package watchcache
 
 import (
+	"context"
 	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/storage"
 
 	"github.com/weir-project/weir/internal/frame"
 )
@@ -36,11 +40,25 @@ func (c *follower) heritage() *heritage {
 	return &heritage{rev: c.gen.rev, view: c.gen.view}
 }
 
-// inherit makes the state of what is stored of another.
-func (s *source) inherit(h *heritage) error {
+// still fails if etcd has no state at a revision: if it has compacted it, so that no watch can go on from there, or has been put back to an earlier
+// state. It reads a key that no object has.
+func (s *source) still(ctx context.Context, rev uint64) error {
+	opts := storage.ListOptions{ResourceVersion: fmt.Sprint(rev), ResourceVersionMatch: metav1.ResourceVersionMatchExact, Predicate: storage.Everything}
+	if err := s.cache.cfg.Storage.GetList(ctx, s.cache.cfg.ResourcePrefix, opts, s.cache.newList()); err != nil {
+		return fmt.Errorf("reading the storage of %s at revision %d: %w", s.cache.cfg.GroupResource, rev, err)
+	}
+	return nil
+}
+
+// inherit makes the state of what is stored of another. It holds as much of it decoded as where it is read in pages.
+func (s *source) inherit(ctx context.Context, h *heritage) error {
 	var frames []*frame.Frame
 	page := &storedList{}
+	limit := int(pageOf(h.view.bytes, h.view.objects.Len()))
 	take := func() error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if err := s.cache.convertListed(page); err != nil {
 			return err
 		}
@@ -63,7 +81,7 @@ func (s *source) inherit(h *heritage) error {
 			return fmt.Errorf("decoding %s as it is stored: %w", f.Key(), err)
 		}
 		frames, page.Items = append(frames, f), append(page.Items, item)
-		if len(frames) == pageSize {
+		if len(frames) == limit {
 			if err := take(); err != nil {
 				return err
 			}

@@ -219,7 +219,7 @@ func TestHeritageFails(t *testing.T) {
 	} {
 		s := &source{cache: c.follower, state: c.newState()}
 		c.cfg.KeyFunc = keyFunc
-		if err := s.inherit(was); err == nil || s.rev != 0 {
+		if err := s.inherit(t.Context(), was); err == nil || s.rev != 0 {
 			t.Errorf("%s: it is taken over", what)
 		}
 	}

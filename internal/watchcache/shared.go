@@ -65,7 +65,10 @@ func (s *Caches) share(key string, resource schema.GroupResource, start func(bef
 		x.timer = nil
 	}
 	before := s.beforeLocked(key, resource)
-	superseded := s.supersedeLocked(key, resource)
+	var superseded []func()
+	if !there {
+		superseded = s.supersedeLocked(key, resource)
+	}
 	s.mu.Unlock()
 	release = sync.OnceFunc(func() { s.release(key, x) })
 	if !there {

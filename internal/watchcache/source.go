@@ -133,8 +133,11 @@ func (s *source) run(ctx context.Context) error {
 	var err error
 	switch {
 	case s.inherited != nil:
-		if err = s.inherit(s.inherited); err == nil {
-			s.inherited.view = view{} // not to be kept
+		if err = s.still(ctx, s.inherited.rev); err == nil {
+			err = s.inherit(ctx, s.inherited)
+		}
+		s.inherited.view = view{} // not to be kept
+		if err == nil {
 			if err = s.ready(s.rev); err == nil {
 				w, err = s.watch(ctx, false)
 			}
