@@ -118,6 +118,8 @@ type Cache struct {
 	closed  atomic.Bool
 	// joined says that the follower was there before, and that it is not known to have reached what etcd had then.
 	joined atomic.Bool
+	// due is what etcd had when it was first asked for that; 0 before.
+	due atomic.Uint64
 	// end is what Stop does, any number of times.
 	end func()
 }
@@ -178,7 +180,9 @@ func (c *Cache) arrive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, _, _, err := c.reach(ctx, rev); err != nil {
+	// What has been written since is not waited for: a follower that is always late would never arrive. etcd may have been put back.
+	c.due.CompareAndSwap(0, rev)
+	if _, _, _, err := c.reach(ctx, min(rev, c.due.Load())); err != nil {
 		return err
 	}
 	c.joined.Store(false)
