@@ -191,6 +191,49 @@ func TestHeritageCompacted(t *testing.T) {
 	}
 }
 
+// TestHeritageOfAnotherLife: an event that the definition as it is cannot decode, between what is inherited and the present, is of objects that are gone. The resource is
+// read at once.
+func TestHeritageOfAnotherLife(t *testing.T) {
+	client := etcd.Run(t)
+	h := newHeirs(t, client.Endpoints())
+	held := &sync.RWMutex{}
+	of := h.caches.opts.NewStorage
+	h.caches.opts.NewStorage = func(config *storagebackend.ConfigForResource, newFunc, newListFunc func() kruntime.Object, resourcePrefix string) (storage.Interface, factory.DestroyFunc, error) {
+		s, destroy, err := of(config, newFunc, newListFunc, resourcePrefix)
+		return heldBack{s, held}, destroy, err
+	}
+	direct, _ := h.open(t, generic.UndecoratedStorage, "v1")
+	put(t, direct, "v1", "a", "text")
+	c, destroy := h.cache(t, "v1")
+	h.all(t, c, "v1")
+	metrics.Register()
+	const failures = "apiserver_watch_cache_initialization_errors_total"
+	before := metricOf(t, failures)
+	held.Lock()
+	const key = "/registry" + widgetPrefix + "/a/old"
+	if _, err := client.KV.Put(t.Context(), key, `{"apiVersion":"example.io/v0","kind":"Widget","metadata":{"generation":1,"name":"old","namespace":"a"}}`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.KV.Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	destroy()
+	h.change(false)
+	made, _ := h.open(t, h.caches.Decorator(), "v1beta1")
+	eventually(t, "the next to have its state", func() bool { return made.(*Cache).follower.Ready() })
+	held.Unlock()
+	eventually(t, "the cache to be watched", func() bool {
+		w, err := made.Watch(t.Context(), widgetPrefix, storage.ListOptions{ResourceVersion: "0", Recursive: true, Predicate: storage.Everything})
+		if err == nil {
+			w.Stop()
+		}
+		return err == nil
+	})
+	if n := metricOf(t, failures) - before; n > 0 {
+		t.Errorf("reading the resource has failed %v times", n)
+	}
+}
+
 // TestBothVersionsLinger: a definition of two versions that are not served from one store changes its columns, while nobody asks. Both stores are gone on with.
 func TestBothVersionsLinger(t *testing.T) {
 	s := newWidgetStores(t, etcd.Run(t).Endpoints(), 10*MinHistory)

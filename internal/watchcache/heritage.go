@@ -7,9 +7,6 @@ import (
 	"context"
 	"fmt"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apiserver/pkg/storage"
-
 	"github.com/weir-project/weir/internal/frame"
 )
 
@@ -40,15 +37,32 @@ func (c *follower) heritage() *heritage {
 	return &heritage{rev: c.gen.rev, view: c.gen.view}
 }
 
-// still fails if etcd has no state at a revision: if it has compacted it, so that no watch can go on from there, or has been put back to an earlier
-// state. It reads a key that no object has.
-func (s *source) still(ctx context.Context, rev uint64) error {
-	opts := storage.ListOptions{ResourceVersion: fmt.Sprint(rev), ResourceVersionMatch: metav1.ResourceVersionMatchExact, Predicate: storage.Everything}
-	if err := s.cache.cfg.Storage.GetList(ctx, s.cache.cfg.ResourcePrefix, opts, s.cache.newList()); err != nil {
-		return fmt.Errorf("reading the storage of %s at revision %d: %w", s.cache.cfg.GroupResource, rev, err)
+// newest returns the revision of what the follower has; it is not ok if it has nothing, or is known not to follow etcd.
+func (c *follower) newest() (rev uint64, ok bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.gen == nil || c.stopped || c.gen.stalled != nil {
+		return 0, false
 	}
+	return c.gen.rev, true
+}
+
+// heed learns what etcd has now. It fails if etcd has been put back to a state before a revision.
+func (s *source) heed(ctx context.Context, rev uint64) error {
+	now, err := s.cache.cfg.Storage.GetCurrentResourceVersion(ctx)
+	if err != nil {
+		return fmt.Errorf("asking the storage of %s for its revision: %w", s.cache.cfg.GroupResource, err)
+	}
+	if now < rev {
+		return wentBack(s.cache.cfg.GroupResource, now, rev)
+	}
+	s.until = now
 	return nil
 }
+
+// catchingUp tells whether the source goes on from what it has inherited, and is not known to have reached what etcd had then. What came in between may be
+// of a definition before, and not be decodable by the one that is now, or be compacted: the present state is, whatever the watch says.
+func (s *source) catchingUp() bool { return s.inherited != nil && s.rev < s.until }
 
 // inherit makes the state of what is stored of another. It holds as much of it decoded as where it is read in pages.
 func (s *source) inherit(ctx context.Context, h *heritage) error {

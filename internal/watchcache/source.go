@@ -54,7 +54,8 @@ func (c *follower) follow(ctx context.Context, inherited *heritage) {
 		s.setPart(false)
 		c.readers.lose(s.state.bytes)
 		s.state.unbook()
-		if s.inherited != nil && s.gen == nil && ctx.Err() == nil {
+		if s.inherited != nil && (s.gen == nil || s.catchingUp()) && ctx.Err() == nil {
+			c.setNotReady(nil)
 			klog.V(2).InfoS("Watch cache: what is known of a resource whose definition has changed is of no use, reading it", "group", c.cfg.GroupResource.Group, "resource", c.cfg.GroupResource.Resource, "err", err)
 			from = s.from
 			continue
@@ -125,6 +126,8 @@ type source struct {
 	from uint64
 	// inherited is what the source begins with instead, nil if the resource has to be read.
 	inherited *heritage
+	// until is what etcd had when the source began with what is inherited.
+	until uint64
 }
 
 // run returns when the resource has to be read anew, or ctx ends.
@@ -133,7 +136,7 @@ func (s *source) run(ctx context.Context) error {
 	var err error
 	switch {
 	case s.inherited != nil:
-		if err = s.still(ctx, s.inherited.rev); err == nil {
+		if err = s.heed(ctx, s.inherited.rev); err == nil {
 			err = s.inherit(ctx, s.inherited)
 		}
 		s.inherited.view = view{} // not to be kept
@@ -167,6 +170,8 @@ func (s *source) run(ctx context.Context) error {
 			}
 			return err
 		case err == nil:
+		case s.catchingUp():
+			return err
 		case apierrors.IsInternalError(err):
 			if err := s.failed(ctx, err); err != nil {
 				return err
