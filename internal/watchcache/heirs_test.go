@@ -6,6 +6,7 @@ package watchcache
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -228,6 +229,40 @@ func TestHeritageOfAnotherLife(t *testing.T) {
 			w.Stop()
 		}
 		return err == nil
+	})
+	if n := metricOf(t, failures) - before; n > 0 {
+		t.Errorf("reading the resource has failed %v times", n)
+	}
+}
+
+// TestPastOfAnotherLife: the same of a follower that begins with a revision of the past.
+func TestPastOfAnotherLife(t *testing.T) {
+	client := etcd.Run(t)
+	h := newHeirs(t, client.Endpoints())
+	direct, _ := h.open(t, generic.UndecoratedStorage, "v1")
+	from, err := strconv.ParseUint(put(t, direct, "v1", "a", "text").GetResourceVersion(), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	metrics.Register()
+	const failures = "apiserver_watch_cache_initialization_errors_total"
+	before := metricOf(t, failures)
+	const key = "/registry" + widgetPrefix + "/a/old"
+	if _, err := client.KV.Put(t.Context(), key, `{"apiVersion":"example.io/v0","kind":"Widget","metadata":{"generation":1,"name":"old","namespace":"a"}}`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.KV.Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	made, _ := h.open(t, h.caches.DecoratorFrom(from), "v1")
+	eventually(t, "the present to be listed", func() bool {
+		list := newWidgetList("v1")
+		err := made.GetList(t.Context(), widgetPrefix+"/", storage.ListOptions{ResourceVersion: "0", Recursive: true, Predicate: storage.Everything}, list)
+		if err != nil {
+			return false
+		}
+		rev, err := strconv.ParseUint(list.GetResourceVersion(), 10, 64)
+		return err == nil && rev >= from+2 && len(list.Items) == 1
 	})
 	if n := metricOf(t, failures) - before; n > 0 {
 		t.Errorf("reading the resource has failed %v times", n)

@@ -60,9 +60,10 @@ func (s *source) heed(ctx context.Context, rev uint64) error {
 	return nil
 }
 
-// catchingUp tells whether the source goes on from what it has inherited, and is not known to have reached what etcd had then. What came in between may be
-// of a definition before, and not be decodable by the one that is now, or be compacted: the present state is, whatever the watch says.
-func (s *source) catchingUp() bool { return s.inherited != nil && s.rev < s.until }
+// catchingUp tells whether the source goes on from what it has inherited, or from a revision of the past, and is not known to have reached what etcd had when it
+// began. What came in between may be of a definition before, and not be decodable by the one that is now, or be compacted: the present state is, whatever the
+// watch says.
+func (s *source) catchingUp() bool { return s.rev < s.until }
 
 // inherit makes the state of what is stored of another. It holds as much of it decoded as where it is read in pages.
 func (s *source) inherit(ctx context.Context, h *heritage) error {

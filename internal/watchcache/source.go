@@ -60,7 +60,8 @@ func (c *follower) follow(ctx context.Context, inherited *heritage) {
 			from = s.from
 			continue
 		}
-		if s.from != 0 && s.gen == nil && ctx.Err() == nil {
+		if s.from != 0 && (s.gen == nil || s.catchingUp()) && ctx.Err() == nil {
+			c.setNotReady(nil)
 			klog.V(2).InfoS("Watch cache: the state of a while ago cannot be read, reading the present one", "group", c.cfg.GroupResource.Group, "resource", c.cfg.GroupResource.Resource, "resourceVersion", s.from, "err", err)
 			continue
 		}
@@ -126,7 +127,7 @@ type source struct {
 	from uint64
 	// inherited is what the source begins with instead, nil if the resource has to be read.
 	inherited *heritage
-	// until is what etcd had when the source began with what is inherited.
+	// until is what etcd had when the source began, if that is with what is inherited, or with a revision of the past; else 0.
 	until uint64
 }
 
@@ -148,7 +149,13 @@ func (s *source) run(ctx context.Context) error {
 	case s.from == 0 && utilfeature.DefaultFeatureGate.Enabled(features.WatchList):
 		w, err = s.watch(ctx, true)
 	default:
-		if err = s.list(ctx); err == nil {
+		if s.from != 0 {
+			err = s.heed(ctx, s.from)
+		}
+		if err == nil {
+			err = s.list(ctx)
+		}
+		if err == nil {
 			if err = s.ready(s.rev); err == nil {
 				w, err = s.watch(ctx, false)
 			}
