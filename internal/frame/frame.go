@@ -436,9 +436,11 @@ func (f *Frame) CacheEncode(id runtime.Identifier, encode func(runtime.Object, i
 	switch {
 	case v.plain && f.KeptIn(v.objectFormat, v.apiVersion):
 		return f.writeKept(v.eventType, w)
-	case !v.watch || v.columns:
+	case !v.watch || v.columns || v.table && f.codec.cfg.Versions:
 		// Column definitions are sent once per stream, and encoding anew is what tells
-		// upstream's encoder that they have been sent.
+		// upstream's encoder that they have been sent. Which columns a custom resource has is
+		// not in the identifier: of a definition whose columns have changed there are watches
+		// with either for a while.
 		return f.encode(encode, w)
 	case v.envelope == wire.Other:
 		name := encoding{id: id, perishable: v.table}

@@ -118,6 +118,10 @@ type Cache struct {
 	closed  atomic.Bool
 	// joined says that the follower was there before, and that it is not known to have reached what etcd had then.
 	joined atomic.Bool
+	// due is what etcd had when it was first asked for that; 0 before. late says that the follower was not there in time, so that etcd is asked again: not all who
+	// come at once, after a change of the definition, do so.
+	due  atomic.Uint64
+	late atomic.Bool
 	// end is what Stop does, any number of times.
 	end func()
 }
@@ -174,11 +178,18 @@ func (c *Cache) arrive(ctx context.Context) error {
 	if !c.joined.Load() {
 		return nil
 	}
-	rev, err := c.storageRevision(ctx)
-	if err != nil {
-		return err
+	rev := c.due.Load()
+	if rev == 0 || c.late.Load() {
+		now, err := c.storageRevision(ctx)
+		if err != nil {
+			return err
+		}
+		// What has been written since is not waited for: a follower that is always late would never arrive. etcd may have been put back.
+		c.due.CompareAndSwap(0, now)
+		rev = min(now, c.due.Load())
 	}
 	if _, _, _, err := c.reach(ctx, rev); err != nil {
+		c.late.Store(true)
 		return err
 	}
 	c.joined.Store(false)

@@ -52,14 +52,46 @@ func (s *source) setInherited(h *heritage) {
 	s.inherited = h
 }
 
-// inherit makes the state of what is stored of another.
-func (s *source) inherit(ctx context.Context, h *heritage) (err error) {
-	if s.until, err = s.cache.cfg.Storage.GetCurrentResourceVersion(ctx); err != nil {
+// newest returns the revision of what the follower has; it is not ok if it has nothing, or is known not to follow etcd.
+func (c *follower) newest() (rev uint64, ok bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.gen == nil || c.stopped || c.gen.stalled != nil {
+		return 0, false
+	}
+	return c.gen.rev, true
+}
+
+// heed learns what etcd has now. It fails if etcd has been put back to a state before a revision.
+func (s *source) heed(ctx context.Context, rev uint64) error {
+	now, err := s.cache.cfg.Storage.GetCurrentResourceVersion(ctx)
+	if err != nil {
 		return fmt.Errorf("asking the storage of %s for its revision: %w", s.cache.cfg.GroupResource, err)
+	}
+	if now < rev {
+		return wentBack(s.cache.cfg.GroupResource, now, rev)
+	}
+	s.until = now
+	return nil
+}
+
+// catchingUp tells whether the source goes on from a revision of the past, and is not known to have reached what etcd had when it began. What came in between may be
+// of a definition before, and not be decodable by the one that is now, or be compacted: the present state is, whatever the watch says.
+func (s *source) catchingUp() bool { return s.rev < s.until }
+
+// inherit makes the state of what is stored of another. It holds as much of it decoded as where it is read in pages.
+func (s *source) inherit(ctx context.Context, h *heritage) error {
+	defer func() { h.view = view{} }() // not to be kept
+	if err := s.heed(ctx, h.rev); err != nil {
+		return err
 	}
 	var frames []*frame.Frame
 	page := &storedList{}
+	limit := int(pageOf(h.view.bytes, h.view.objects.Len()))
 	take := func() error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if err := s.cache.convertListed(page); err != nil {
 			return err
 		}
@@ -82,7 +114,7 @@ func (s *source) inherit(ctx context.Context, h *heritage) (err error) {
 			return fmt.Errorf("decoding %s as it is stored: %w", f.Key(), err)
 		}
 		frames, page.Items = append(frames, f), append(page.Items, item)
-		if len(frames) == pageSize {
+		if len(frames) == limit {
 			if err := take(); err != nil {
 				return err
 			}
@@ -91,7 +123,6 @@ func (s *source) inherit(ctx context.Context, h *heritage) (err error) {
 	if err := take(); err != nil {
 		return err
 	}
-	h.view = view{} // not to be kept
 	return s.arrive(h.rev)
 }
 

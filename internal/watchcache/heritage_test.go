@@ -219,9 +219,9 @@ func TestHeritageFails(t *testing.T) {
 		"elsewhere": func(kruntime.Object) (string, error) { return widgetPrefix + "/other", nil },
 		"nowhere":   func(kruntime.Object) (string, error) { return "", fmt.Errorf("no key") },
 	} {
-		s := &source{cache: c.follower, state: c.newState()}
-		c.cfg.KeyFunc = keyFunc
-		if err := s.inherit(t.Context(), was); err == nil || s.rev != 0 {
+		s, inherited := &source{cache: c.follower, state: c.newState()}, *was
+		c.cfg.KeyFunc, c.cfg.Storage = keyFunc, direct
+		if err := s.inherit(t.Context(), &inherited); err == nil || s.rev != 0 {
 			t.Errorf("%s: it is taken over", what)
 		}
 	}

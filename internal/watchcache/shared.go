@@ -65,7 +65,10 @@ func (s *Caches) share(key string, resource schema.GroupResource, start func(bef
 		x.timer = nil
 	}
 	before := s.beforeLocked(key, resource)
-	superseded := s.supersedeLocked(key, resource)
+	var superseded []func()
+	if !there {
+		superseded = s.supersedeLocked(key, resource)
+	}
 	s.mu.Unlock()
 	release = sync.OnceFunc(func() { s.release(key, x) })
 	if !there {
@@ -88,21 +91,25 @@ func (x *shared) make(start func() (*follower, func(), error)) {
 	x.follower, x.end, x.err = start()
 }
 
-// beforeLocked returns a follower of a resource under another key: of what its definition was before.
-func (s *Caches) beforeLocked(key string, resource schema.GroupResource) *follower {
+// beforeLocked returns the follower of a resource under another key, of what its definition was before, that has come furthest.
+func (s *Caches) beforeLocked(key string, resource schema.GroupResource) (before *follower) {
+	var furthest uint64
 	for other, x := range s.shared {
 		if other == key || x.resource != resource {
 			continue
 		}
 		select {
 		case <-x.made:
-			if x.follower != nil && x.follower.Ready() {
-				return x.follower
+			if x.follower == nil {
+				continue
+			}
+			if rev, ok := x.follower.newest(); ok && rev > furthest {
+				before, furthest = x.follower, rev
 			}
 		default:
 		}
 	}
-	return nil
+	return before
 }
 
 // supersedeLocked takes away what lingers of a resource under other keys: its definition has changed, and nobody will come for it.

@@ -62,7 +62,8 @@ func (c *follower) follow(ctx context.Context, inherited *heritage) {
 			from = s.from
 			continue
 		}
-		if s.from != 0 && s.gen == nil && ctx.Err() == nil {
+		if s.from != 0 && (s.gen == nil || s.catchingUp()) && ctx.Err() == nil {
+			c.setNotReady(nil)
 			klog.V(2).InfoS("Watch cache: the state of a while ago cannot be read, reading the present one", "group", c.cfg.GroupResource.Group, "resource", c.cfg.GroupResource.Resource, "resourceVersion", s.from, "err", err)
 			continue
 		}
@@ -127,9 +128,10 @@ type source struct {
 	// from is the revision to begin at; 0 for the present.
 	from uint64
 	// inherited is what the source begins with instead, until its state is complete; nil if the resource has to be read. As long as there is one, etcd is asked
-	// for progress. until is the revision that the storage had at the beginning, at which the state is complete.
+	// for progress.
 	inherited *heritage
-	until     uint64
+	// until is what etcd had when the source began, if that is with what is inherited, or with a revision of the past; else 0.
+	until uint64
 }
 
 // run returns when the resource has to be read anew, or ctx ends.
@@ -144,7 +146,13 @@ func (s *source) run(ctx context.Context) error {
 	case s.from == 0 && utilfeature.DefaultFeatureGate.Enabled(features.WatchList):
 		w, err = s.watch(ctx, true)
 	default:
-		if err = s.list(ctx); err == nil {
+		if s.from != 0 {
+			err = s.heed(ctx, s.from)
+		}
+		if err == nil {
+			err = s.list(ctx)
+		}
+		if err == nil {
 			if err = s.ready(s.rev); err == nil {
 				w, err = s.watch(ctx, false)
 			}
@@ -166,6 +174,8 @@ func (s *source) run(ctx context.Context) error {
 			}
 			return err
 		case err == nil:
+		case s.catchingUp():
+			return err
 		case apierrors.IsInternalError(err):
 			if err := s.failed(ctx, err); err != nil {
 				return err
