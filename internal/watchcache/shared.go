@@ -72,10 +72,17 @@ func (s *Caches) share(key string, resource schema.GroupResource, start func(bef
 	s.mu.Unlock()
 	release = sync.OnceFunc(func() { s.release(key, x) })
 	if !there {
+		made := false
+		defer func() {
+			if !made {
+				release() // start has panicked: the next one begins anew
+			}
+			for _, end := range superseded {
+				end()
+			}
+		}()
 		x.make(func() (*follower, func(), error) { return start(before) })
-	}
-	for _, end := range superseded {
-		end()
+		made = true
 	}
 	if <-x.made; x.err != nil {
 		release()

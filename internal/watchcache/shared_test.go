@@ -577,4 +577,15 @@ func TestSharedFailure(t *testing.T) {
 	if !ended || len(s.shared) != 0 {
 		t.Error("what nobody uses does not end")
 	}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("a panic is hidden")
+			}
+		}()
+		_, _, _ = s.share("k", widgets, func(*follower) (*follower, func(), error) { panic("at the start") })
+	}()
+	if len(s.shared) != 0 {
+		t.Error("what has panicked is given to the next")
+	}
 }

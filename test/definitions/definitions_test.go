@@ -47,6 +47,7 @@ func TestOpenAPI(t *testing.T) {
 	t.Run("created", p.same)
 	t.Run("headers", p.headers)
 	t.Run("applied", p.applied)
+	t.Run("explained", p.explained)
 	for _, crd := range second {
 		p.create(t, crd)
 	}
