@@ -116,16 +116,22 @@ func (versionless) Encode(kruntime.Object, io.Writer) error {
 }
 func (versionless) Identifier() kruntime.Identifier { return "" }
 
-// TestHeritageOfTheFuture: what is known of a state that etcd has been put back before is worth nothing to the next follower.
-func TestHeritageOfTheFuture(t *testing.T) {
-	client := etcd.Run(t)
-	h := newHeirs(t, client.Endpoints())
+// holdBack has caches that are opened from now on be late while what it returns is locked.
+func (h *heirs) holdBack() *sync.RWMutex {
 	held := &sync.RWMutex{}
 	of := h.caches.opts.NewStorage
 	h.caches.opts.NewStorage = func(config *storagebackend.ConfigForResource, newFunc, newListFunc func() kruntime.Object, resourcePrefix string) (storage.Interface, factory.DestroyFunc, error) {
 		s, destroy, err := of(config, newFunc, newListFunc, resourcePrefix)
 		return heldBack{s, held}, destroy, err
 	}
+	return held
+}
+
+// TestHeritageOfTheFuture: what is known of a state that etcd has been put back before is worth nothing to the next follower.
+func TestHeritageOfTheFuture(t *testing.T) {
+	client := etcd.Run(t)
+	h := newHeirs(t, client.Endpoints())
+	held := h.holdBack()
 	direct, _ := h.open(t, generic.UndecoratedStorage, "v1")
 	put(t, direct, "v1", "a", "text")
 	c, _ := h.cache(t, "v1")
@@ -198,12 +204,7 @@ func TestHeritageCompacted(t *testing.T) {
 func TestHeritageOfAnotherLife(t *testing.T) {
 	client := etcd.Run(t)
 	h := newHeirs(t, client.Endpoints())
-	held := &sync.RWMutex{}
-	of := h.caches.opts.NewStorage
-	h.caches.opts.NewStorage = func(config *storagebackend.ConfigForResource, newFunc, newListFunc func() kruntime.Object, resourcePrefix string) (storage.Interface, factory.DestroyFunc, error) {
-		s, destroy, err := of(config, newFunc, newListFunc, resourcePrefix)
-		return heldBack{s, held}, destroy, err
-	}
+	held := h.holdBack()
 	direct, _ := h.open(t, generic.UndecoratedStorage, "v1")
 	put(t, direct, "v1", "a", "text")
 	c, destroy := h.cache(t, "v1")

@@ -140,20 +140,16 @@ func (s *source) arrive(rev uint64) error {
 func (s *source) replay(event watch.Event) error {
 	c := s.cache
 	c.doubts.event()
-	key, err := c.cfg.KeyFunc(event.Object)
-	if err != nil {
-		return fmt.Errorf("computing the storage key of an object of %s: %w", c.cfg.GroupResource, err)
-	}
-	f, err := c.frameOf(key, event.Object)
+	f, err := c.frameOf(event.Object)
 	if err != nil {
 		return err
 	}
-	prev, _ := s.state.objects.Get(key)
+	prev, _ := s.state.objects.Get(f.Key())
 	if err := leadsOn(event, prev, f); err != nil {
 		return fmt.Errorf("the watch of the storage of %s does not lead on from what is inherited: %w", c.cfg.GroupResource, err)
 	}
 	if event.Type == watch.Deleted {
-		s.state.delete(key)
+		s.state.delete(f.Key())
 	} else {
 		s.state.set(f)
 	}
@@ -170,12 +166,13 @@ func (s *source) inheritOne(f *frame.Frame, item *stored) error {
 	if err != nil {
 		return err
 	}
-	key, err := c.cfg.KeyFunc(obj)
+	now, err := c.frameOf(obj)
 	if err != nil {
-		return fmt.Errorf("computing the storage key of an object of %s: %w", c.cfg.GroupResource, err)
+		return err
 	}
-	if key != f.Key() {
-		return fmt.Errorf("%s would be stored as %s", f.Key(), key)
+	if now.Key() != f.Key() {
+		return fmt.Errorf("%s would be stored as %s", f.Key(), now.Key())
 	}
-	return s.add(obj)
+	s.state.set(now)
+	return nil
 }

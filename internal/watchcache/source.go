@@ -262,11 +262,7 @@ func (s *source) addListed(obj runtime.Object) error {
 
 // add puts an object of the initial state in place.
 func (s *source) add(obj runtime.Object) error {
-	key, err := s.cache.cfg.KeyFunc(obj)
-	if err != nil {
-		return fmt.Errorf("computing the storage key of an object of %s: %w", s.cache.cfg.GroupResource, err)
-	}
-	f, err := s.cache.frameOf(key, obj)
+	f, err := s.cache.frameOf(obj)
 	if err != nil {
 		return err
 	}
@@ -386,14 +382,11 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 	}
 	c.doubts.event()
 	metrics.EventsReceivedCounter.WithLabelValues(c.cfg.GroupResource.Group, c.cfg.GroupResource.Resource).Inc()
-	key, err := c.cfg.KeyFunc(event.Object)
-	if err != nil {
-		return fmt.Errorf("computing the storage key of an object of %s: %w", c.cfg.GroupResource, err)
-	}
-	f, err := c.frameOf(key, event.Object)
+	f, err := c.frameOf(event.Object)
 	if err != nil {
 		return err
 	}
+	key := f.Key()
 	if f.Revision() < s.rev {
 		return fmt.Errorf("the watch of the storage of %s goes back: it tells of %s at revision %d after revision %d", c.cfg.GroupResource, key, f.Revision(), s.rev)
 	}

@@ -153,8 +153,12 @@ func (c *follower) listed(obj runtime.Object) (runtime.Object, error) {
 	return o.decoded, nil
 }
 
-// frameOf makes the frame of an object that the storage has handed on, which lies under key.
-func (c *follower) frameOf(key string, obj runtime.Object) (*frame.Frame, error) {
+// frameOf makes the frame of an object that the storage has handed on.
+func (c *follower) frameOf(obj runtime.Object) (*frame.Frame, error) {
+	key, err := c.cfg.KeyFunc(obj)
+	if err != nil {
+		return nil, fmt.Errorf("computing the storage key of an object of %s: %w", c.cfg.GroupResource, err)
+	}
 	o, undecoded := obj.(*stored)
 	if !undecoded {
 		if c.cfg.taken != nil {
