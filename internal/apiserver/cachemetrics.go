@@ -49,7 +49,7 @@ var (
 			func(s watchcache.Status) float64 { return age(time.Now(), s.Oldest) }},
 	}
 	historyCut   = desc("cache_history_cut_total", "Events of the past that the watch cache of a resource has let go of before their time, because they were too many or took too many bytes. It begins anew when the cache is read anew.", "group", "resource")
-	customTotal  = desc("custom_resources_read_total", "Custom resources that the watch caches have read from etcd, at first and with each change, by how they were taken: stored (as they are stored) or decoded (decoded and encoded again).", "way")
+	customTotal  = desc("custom_resources_read_total", "Custom resources that the watch caches have read, at first, with each change, and anew when their definition changes, by how they were taken: stored (as they are stored) or decoded (decoded and encoded again).", "way")
 	listsTotal   = desc("lists_total", "Lists that have been answered, by how: streamed (from encoded objects) or decoded (decoded and encoded for this one list).", "way")
 	watchesTotal = desc("watches_total", "Watches that have been begun, by kind: watchlist (with sendInitialEvents) or watch (all others).", "kind")
 	sentTotal    = desc("sent_bytes_total", "Bytes sent in answer to lists and watches, as they went out.")

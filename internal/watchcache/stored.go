@@ -179,8 +179,8 @@ func (c *follower) frameOf(obj runtime.Object) (*frame.Frame, error) {
 // taken counts what is read of custom resources, at first and with each change: as it is stored, or decoded.
 type taken struct{ stored, decoded atomic.Uint64 }
 
-// Taken returns how many custom resources have been read from etcd since the start, at first and with each change: so many were taken as they
-// are stored, and so many decoded.
+// Taken returns how many custom resources have been read since the start, at first, with each change, and anew when their definition changes: so many were
+// taken as they are stored, and so many decoded.
 func (s *Caches) Taken() (stored, decoded uint64) {
 	return s.taken.stored.Load(), s.taken.decoded.Load()
 }
