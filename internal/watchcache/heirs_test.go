@@ -21,7 +21,6 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/cacher/metrics"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
-	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 
 	"github.com/weir-project/weir/test/etcd"
 )
@@ -115,17 +114,6 @@ func (versionless) Encode(kruntime.Object, io.Writer) error {
 	return fmt.Errorf("nothing is encoded with it")
 }
 func (versionless) Identifier() kruntime.Identifier { return "" }
-
-// holdBack has caches that are opened from now on be late while what it returns is locked.
-func (h *heirs) holdBack() *sync.RWMutex {
-	held := &sync.RWMutex{}
-	of := h.caches.opts.NewStorage
-	h.caches.opts.NewStorage = func(config *storagebackend.ConfigForResource, newFunc, newListFunc func() kruntime.Object, resourcePrefix string) (storage.Interface, factory.DestroyFunc, error) {
-		s, destroy, err := of(config, newFunc, newListFunc, resourcePrefix)
-		return heldBack{s, held}, destroy, err
-	}
-	return held
-}
 
 // TestHeritageOfTheFuture: what is known of a state that etcd has been put back before is worth nothing to the next follower.
 func TestHeritageOfTheFuture(t *testing.T) {

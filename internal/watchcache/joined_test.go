@@ -40,16 +40,17 @@ func (h heldBack) Watch(ctx context.Context, key string, opts storage.ListOption
 	}), nil
 }
 
-// lateStores are stores whose caches are late while held is locked.
-func lateStores(t *testing.T) (*widgetStores, *sync.RWMutex) {
-	t.Helper()
-	held := &sync.RWMutex{}
-	w := newWidgetStores(t, etcd.Run(t).Endpoints(), 10*MinHistory)
-	w.caches.opts.NewStorage = func(config *storagebackend.ConfigForResource, newFunc, newListFunc func() kruntime.Object, resourcePrefix string) (storage.Interface, factory.DestroyFunc, error) {
-		s, destroy, err := generic.NewRawStorage(config, newFunc, newListFunc, resourcePrefix)
-		return heldBack{s, held}, destroy, err
+// holdBack has caches that are opened from now on be late while what it returns is locked.
+func (s *widgetStores) holdBack() *sync.RWMutex {
+	held, of := &sync.RWMutex{}, s.caches.opts.NewStorage
+	if of == nil {
+		of = generic.NewRawStorage
 	}
-	return w, held
+	s.caches.opts.NewStorage = func(config *storagebackend.ConfigForResource, newFunc, newListFunc func() kruntime.Object, resourcePrefix string) (storage.Interface, factory.DestroyFunc, error) {
+		raw, destroy, err := of(config, newFunc, newListFunc, resourcePrefix)
+		return heldBack{raw, held}, destroy, err
+	}
+	return held
 }
 
 func listed(t *testing.T, s storage.Interface, resourceVersion string) ([]string, error) {
@@ -68,7 +69,8 @@ func listed(t *testing.T, s storage.Interface, resourceVersion string) ([]string
 func TestJoinedShowNothingOfBefore(t *testing.T) {
 	for name, lingers := range map[string]bool{"that lingers": true, "of another version": false} {
 		t.Run(name, func(t *testing.T) {
-			stores, held := lateStores(t)
+			stores := newWidgetStores(t, etcd.Run(t).Endpoints(), 10*MinHistory)
+			held := stores.holdBack()
 			raw, _ := stores.open(t, Uncached, "v1")
 			key := widgetPrefix + "/default/a"
 			obj := newWidget("v1")
