@@ -22,6 +22,7 @@ import (
 
 	"github.com/weir-project/weir/internal/budget"
 	"github.com/weir-project/weir/internal/coalesce"
+	"github.com/weir-project/weir/internal/compact"
 	"github.com/weir-project/weir/internal/conversion"
 	"github.com/weir-project/weir/internal/finalize"
 	"github.com/weir-project/weir/internal/ledger"
@@ -61,6 +62,10 @@ const (
 	// UndecodedCustomResources is the gate of custom resources that are taken into the cache as they are stored, where decoding them would change
 	// nothing; see package intact. Off, each is decoded and encoded again. It needs EncodedWatchCache.
 	UndecodedCustomResources featuregate.Feature = "UndecodedCustomResources"
+	// CompactDefinitions is the gate of definitions of custom resources that the server's own informer and controllers hold without prose, and
+	// with equal schemas once; see package compact. Off, they hold each as it is, as upstream's. It needs OpenAPIOnDemand, without which
+	// the documents are made of what that informer holds.
+	CompactDefinitions featuregate.Feature = "CompactDefinitions"
 	// BatchedConversion is the gate of custom resources that are converted many at a time, so that a conversion webhook is asked about many at
 	// once; see package conversion. Off, the webhook is asked about each, as by upstream. It needs EncodedWatchCache.
 	BatchedConversion featuregate.Feature = "BatchedConversion"
@@ -78,6 +83,7 @@ func init() {
 		OpenAPIOnDemand:   {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 
 		UndecodedCustomResources: {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
+		CompactDefinitions:       {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 		BatchedConversion:        {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
 
 		SharedCustomResourceStore:    {{Version: version.MustParse("1.0"), Default: true, PreRelease: featuregate.Beta}},
@@ -157,6 +163,11 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 		go budget.Process.Follow(ctx, limit.Go, held)
 	}
 	p.documents = openapi.New(definitions{caches})
+	if utilfeature.DefaultFeatureGate.Enabled(CompactDefinitions) && utilfeature.DefaultFeatureGate.Enabled(OpenAPIOnDemand) {
+		custom := config.ApiExtensions.GenericConfig
+		custom.LoopbackClientConfig = compact.Client(custom.LoopbackClientConfig)
+		go definitions{caches}.compacted(ctx)
+	}
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		waiting := newInFlight(budget.Process, costs{caches, c.StorageObjectCountTracker.Get, streaming}, c)

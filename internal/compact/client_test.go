@@ -1,0 +1,171 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package compact
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"reflect"
+	"testing"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/scheme"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+)
+
+func upstreams() runtime.Serializer { return protobuf.NewSerializer(scheme.Scheme, scheme.Scheme) }
+
+// encoded is obj as a server sends it.
+func encoded(t *testing.T, obj runtime.Object) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := scheme.Codecs.EncoderForVersion(upstreams(), apiextensionsv1.SchemeGroupVersion).Encode(obj, &b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// TestDecode holds what is decoded against what upstream decodes, bare: definitions by themselves, again with another status, in lists, and
+// what is no definition.
+func TestDecode(t *testing.T) {
+	for seed := range uint64(10) {
+		g, ours := newGenerator(seed), compacting{upstreams(), NewTable()}
+		decode := func(obj runtime.Object) runtime.Object {
+			t.Helper()
+			data := encoded(t, obj)
+			got, gotKind, err := ours.Decode(data, nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, wantKind, err := ours.Serializer.Decode(data, nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch want := want.(type) {
+			case *definition:
+				want.ManagedFields = nil
+				twin := bare(t, want)
+				twin.TypeMeta = want.TypeMeta
+				if !equality.Semantic.DeepEqual(withoutDigests(got.(*definition)), withoutDigests(twin)) {
+					t.Fatalf("seed %d: %v and not %v", seed, got, twin)
+				}
+			case *apiextensionsv1.CustomResourceDefinitionList:
+				items := got.(*apiextensionsv1.CustomResourceDefinitionList).Items
+				if len(items) != len(want.Items) {
+					t.Fatalf("%d items and not %d", len(items), len(want.Items))
+				}
+				for i := range want.Items {
+					want.Items[i].ManagedFields = nil
+					if !equality.Semantic.DeepEqual(withoutDigests(&items[i]), withoutDigests(bare(t, &want.Items[i]))) {
+						t.Fatalf("seed %d, item %d: %v and not %v", seed, i, items[i], want.Items[i])
+					}
+				}
+			default:
+				if !equality.Semantic.DeepEqual(got, want) {
+					t.Fatalf("%v and not %v", got, want)
+				}
+			}
+			if *gotKind != *wantKind {
+				t.Fatalf("%v and not %v", gotKind, wantKind)
+			}
+			return got
+		}
+		var list apiextensionsv1.CustomResourceDefinitionList
+		for i := range 6 {
+			name := fmt.Sprint("d", i)
+			decode(g.definition(t, name))
+			crd := g.definition(t, name)
+			g.filler.Fill(&crd.ObjectMeta)
+			crd.Name = name
+			crd.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "somebody", FieldsV1: metav1.NewFieldsV1("{}")}}
+			first := decode(crd).(*definition)
+			crd.Status.Conditions = append(crd.Status.Conditions, apiextensionsv1.CustomResourceDefinitionCondition{Type: "Established", Status: "True"})
+			crd.ResourceVersion += "0"
+			second := decode(crd).(*definition)
+			if reflect.ValueOf(first.Spec.Versions).Pointer() != reflect.ValueOf(second.Spec.Versions).Pointer() {
+				t.Error("a specification that has not changed is held twice")
+			}
+			list.Items = append(list.Items, *crd)
+			listed := decode(&list).(*apiextensionsv1.CustomResourceDefinitionList).Items
+			if last := listed[len(listed)-1]; reflect.ValueOf(first.Spec.Versions).Pointer() != reflect.ValueOf(last.Spec.Versions).Pointer() {
+				t.Error("one that was decoded by itself is held once more when it is listed")
+			}
+		}
+		decode(&definition{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "7"}}) // a bookmark
+		decode(&apiextensionsv1.CustomResourceDefinitionList{})
+		decode(&metav1.Status{Message: "no"})
+	}
+}
+
+// FuzzDecode has damaged definitions be decoded: what upstream refuses is refused, and nothing panics.
+func FuzzDecode(f *testing.F) {
+	g := newGenerator(1)
+	for i := range 5 {
+		crd := &definition{}
+		crd.Name = fmt.Sprint("d", i)
+		crd.Spec.Group = "example.com"
+		crd.Spec.Versions = []apiextensionsv1.CustomResourceDefinitionVersion{{Name: "v1", Schema: &apiextensionsv1.CustomResourceValidation{
+			OpenAPIV3Schema: &props{Type: "object", Description: "words", Properties: map[string]props{"a": {Type: fmt.Sprint(g.random.IntN(9))}}}}}}
+		var b bytes.Buffer
+		if err := scheme.Codecs.EncoderForVersion(upstreams(), apiextensionsv1.SchemeGroupVersion).Encode(crd, &b); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b.Bytes())
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		ours := compacting{upstreams(), NewTable()}
+		got, _, err := ours.Decode(data, nil, nil)
+		want, _, wantErr := ours.Serializer.Decode(data, nil, nil)
+		if (err == nil) != (wantErr == nil) {
+			t.Fatalf("%v, and upstream says %v", err, wantErr)
+		}
+		crd, ok := want.(*definition)
+		if err != nil || !ok {
+			return
+		}
+		crd.ManagedFields = nil
+		if got := got.(*definition); got.Name != crd.Name || !equality.Semantic.DeepEqual(got.Status, crd.Status) || !equality.Semantic.DeepEqual(got.ObjectMeta, crd.ObjectMeta) ||
+			!equality.Semantic.DeepEqual(withoutDigests(got).Spec, withoutDigests(bare(t, crd)).Spec) {
+			t.Fatalf("%v and not %v", got, crd)
+		}
+	})
+}
+
+type responding func(*http.Request) *http.Response
+
+func (r responding) RoundTrip(req *http.Request) (*http.Response, error) { return r(req), nil }
+
+// TestRenaming has only what is about definitions and in protobuf be called by our name, with its parameters.
+func TestRenaming(t *testing.T) {
+	for _, c := range []struct{ path, is, want string }{
+		{path, "application/vnd.kubernetes.protobuf", mediaType},
+		{path, "application/vnd.kubernetes.protobuf;stream=watch", mediaType + "; stream=watch"},
+		{path + "/a.example.com/status", "application/vnd.kubernetes.protobuf", mediaType},
+		{path + "s", "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf"},
+		{path, "application/json", "application/json"},
+		{path, "", ""},
+		{"/api/v1/pods", "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf"},
+	} {
+		upstream := responding(func(*http.Request) *http.Response {
+			return &http.Response{Header: http.Header{"Content-Type": {c.is}}, Body: io.NopCloser(&bytes.Buffer{})}
+		})
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://localhost"+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := renaming{upstream}.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if got := resp.Header.Get("Content-Type"); got != c.want {
+			t.Errorf("%s of %s is called %q and not %q", c.is, c.path, got, c.want)
+		}
+	}
+}

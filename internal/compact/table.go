@@ -1,0 +1,304 @@
+// Copyright The weir Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package compact
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"maps"
+	"slices"
+	"sync"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+)
+
+type (
+	spec  = apiextensionsv1.CustomResourceDefinitionSpec
+	props = apiextensionsv1.JSONSchemaProps
+	// digest is a SHA-256 of all that is in a schema, below it, too, but for its prose. Schemas of one digest are taken for equal.
+	digest [sha256.Size]byte
+)
+
+// Table has each schema once that is in the definitions which it was given. It may be used by many goroutines at once.
+type Table struct {
+	mu     sync.Mutex
+	shared map[digest]*shared
+	// last is the last state of each definition, by its name. What it uses counts it once in shared.users.
+	last map[string]state
+}
+
+// shared is a map, a pointer or a slice that leads to schemas, and that definitions have in common.
+type shared struct {
+	digest digest
+	value  any
+	// users is how many definitions there are in which this is. Whatever is below it has as many at least.
+	users int
+}
+
+// state is that of a definition.
+type state struct {
+	// spec is compact, and encoded the SHA-256 of the bytes that it was decoded from.
+	spec    *spec
+	encoded digest
+	uses    map[*shared]struct{}
+}
+
+// NewTable returns an empty table.
+func NewTable() *Table {
+	return &Table{shared: map[digest]*shared{}, last: map[string]state{}}
+}
+
+// decode decodes the specification of the definition of that name, a protobuf message, and compacts it. One that is encoded as the last was is the last.
+// An error says that the message is none.
+func (t *Table) decode(name string, message []byte) (*spec, error) {
+	encoded := digest(sha256.Sum256(message))
+	if last := t.known(name, encoded); last != nil {
+		return last, nil
+	}
+	decoded := &spec{}
+	if err := decoded.Unmarshal(message); err != nil {
+		return nil, err
+	}
+	t.compact(name, encoded, decoded)
+	return decoded, nil
+}
+
+// known returns the last specification of the definition of that name, if it was decoded from a message of that digest, or nil.
+func (t *Table) known(name string, encoded digest) *spec {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if last, ok := t.last[name]; ok && last.encoded == encoded {
+		return last.spec
+	}
+	return nil
+}
+
+// compact leaves the prose out of a specification, which was decoded from a message of that digest, and has what is in the table already
+// take the place of what is equal to it. It has to be the caller's alone; afterwards nobody may change what it leads to.
+//
+// The description of a version's schema becomes a digest of the prose that was in it and below it, so that definitions which differ in nothing
+// else still differ: upstream's handler begins a resource anew when its definition has changed in any way.
+func (t *Table) compact(name string, encoded digest, decoded *spec) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := compaction{table: t, uses: map[*shared]struct{}{}}
+	for i := range decoded.Versions {
+		if schema := decoded.Versions[i].Schema; schema != nil && schema.OpenAPIV3Schema != nil {
+			c.schema(schema.OpenAPIV3Schema)
+		}
+	}
+	for s := range c.uses {
+		s.users++
+	}
+	t.forget(name)
+	t.last[name] = state{decoded, encoded, c.uses}
+}
+
+// Retain forgets the definitions that are not kept, and what only they use.
+func (t *Table) Retain(kept func(name string) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for name := range t.last {
+		if !kept(name) {
+			t.forget(name)
+		}
+	}
+}
+
+func (t *Table) forget(name string) {
+	for s := range t.last[name].uses {
+		if s.users--; s.users == 0 {
+			delete(t.shared, s.digest)
+		}
+	}
+	delete(t.last, name)
+}
+
+// compaction is that of one definition.
+type compaction struct {
+	table *Table
+	uses  map[*shared]struct{}
+	// prose is a digest of what was left out of the schema that is being looked at.
+	prose hash.Hash
+	// scratch is what a schema is marshalled into.
+	scratch []byte
+}
+
+// schema compacts that of a version.
+func (c *compaction) schema(root *props) {
+	c.prose = sha256.New()
+	c.props(root)
+	root.Description = hex.EncodeToString(c.prose.Sum(nil))
+}
+
+// props compacts p and what is below it, and returns its digest.
+func (c *compaction) props(p *props) digest {
+	c.leaveOut(p)
+	below := sha256.New()
+	c.alternatives(below, 'i', &p.Items)
+	c.list(below, 'a', &p.AllOf)
+	c.list(below, 'o', &p.OneOf)
+	c.list(below, 'n', &p.AnyOf)
+	c.pointer(below, '!', &p.Not)
+	c.byName(below, 'p', &p.Properties)
+	c.orBool(below, '+', &p.AdditionalProperties)
+	c.byName(below, '*', &p.PatternProperties)
+	c.dependencies(below, 'd', &p.Dependencies)
+	c.orBool(below, '&', &p.AdditionalItems)
+	c.byName(below, 's', (*map[string]props)(&p.Definitions))
+
+	// What is below is in below by its digests, and everything else as it is encoded.
+	alone := *p
+	alone.Items, alone.AllOf, alone.OneOf, alone.AnyOf, alone.Not, alone.Properties = nil, nil, nil, nil, nil, nil
+	alone.AdditionalProperties, alone.PatternProperties, alone.Dependencies, alone.AdditionalItems, alone.Definitions = nil, nil, nil, nil, nil
+	size := alone.Size()
+	c.scratch = slices.Grow(c.scratch[:0], size)[:size]
+	if _, err := alone.MarshalToSizedBuffer(c.scratch); err != nil {
+		panic(fmt.Sprintf("%T without what is below it cannot be encoded: %v", p, err)) // it has no such case
+	}
+	below.Write([]byte{0})
+	below.Write(c.scratch)
+	return digest(below.Sum(nil))
+}
+
+// leaveOut takes the prose out of p.
+func (c *compaction) leaveOut(p *props) {
+	if p.Description == "" && p.Title == "" && p.Example == nil && p.ExternalDocs == nil {
+		// Where there is none is a part of what the prose says.
+		c.prose.Write([]byte{0})
+		return
+	}
+	prose := props{Description: p.Description, Title: p.Title, Example: p.Example, ExternalDocs: p.ExternalDocs}
+	text, err := prose.Marshal()
+	if err != nil {
+		panic(fmt.Sprintf("prose cannot be encoded: %v", err)) // it has no such case
+	}
+	c.prose.Write(binary.AppendUvarint([]byte{1}, uint64(len(text))))
+	c.prose.Write(text)
+	p.Description, p.Title, p.Example, p.ExternalDocs = "", "", nil, nil
+}
+
+// as returns what the table has for d, which is value from now on if there was nothing.
+func as[T any](c *compaction, d digest, value T) T {
+	s := c.table.shared[d]
+	if s == nil {
+		s = &shared{digest: d, value: value}
+		c.table.shared[d] = s
+	}
+	c.uses[s] = struct{}{}
+	return s.value.(T)
+}
+
+// add writes to h that field leads to what has the digest d.
+func add(h hash.Hash, field byte, d digest) {
+	h.Write([]byte{field})
+	h.Write(d[:])
+}
+
+// named writes a name to h, so that where it ends is in the digest.
+func named(h hash.Hash, name string) {
+	h.Write(binary.AppendUvarint(nil, uint64(len(name))))
+	h.Write([]byte(name))
+}
+
+// The functions below compact what one field of a schema leads to, write its digest to above, and have
+// the table's take its place. Each kind of value has a letter of its own in its digest, since no value is ever of two types.
+
+func (c *compaction) byName(above hash.Hash, field byte, m *map[string]props) {
+	if len(*m) == 0 {
+		return
+	}
+	h := sha256.New()
+	h.Write([]byte{'M'})
+	for _, name := range slices.Sorted(maps.Keys(*m)) {
+		p := (*m)[name]
+		d := c.props(&p)
+		(*m)[name] = p
+		named(h, name)
+		h.Write(d[:])
+	}
+	d := digest(h.Sum(nil))
+	*m = as(c, d, *m)
+	add(above, field, d)
+}
+
+func (c *compaction) pointer(above hash.Hash, field byte, p **props) {
+	if *p == nil {
+		return
+	}
+	h := sha256.New()
+	d := c.props(*p)
+	add(h, 'P', d)
+	d = digest(h.Sum(nil))
+	*p = as(c, d, *p)
+	add(above, field, d)
+}
+
+func (c *compaction) list(above hash.Hash, field byte, l *[]props) {
+	if len(*l) == 0 {
+		return
+	}
+	h := sha256.New()
+	h.Write([]byte{'L'})
+	for i := range *l {
+		d := c.props(&(*l)[i])
+		h.Write(d[:])
+	}
+	d := digest(h.Sum(nil))
+	*l = as(c, d, *l)
+	add(above, field, d)
+}
+
+func (c *compaction) alternatives(above hash.Hash, field byte, a **apiextensionsv1.JSONSchemaPropsOrArray) {
+	if *a == nil {
+		return
+	}
+	h := sha256.New()
+	h.Write([]byte{'A'})
+	c.pointer(h, 's', &(*a).Schema)
+	c.list(h, 'l', &(*a).JSONSchemas)
+	d := digest(h.Sum(nil))
+	*a = as(c, d, *a)
+	add(above, field, d)
+}
+
+func (c *compaction) orBool(above hash.Hash, field byte, b **apiextensionsv1.JSONSchemaPropsOrBool) {
+	if *b == nil {
+		return
+	}
+	h := sha256.New()
+	h.Write([]byte{'B'})
+	if (*b).Allows {
+		h.Write([]byte{1})
+	}
+	c.pointer(h, 's', &(*b).Schema)
+	d := digest(h.Sum(nil))
+	*b = as(c, d, *b)
+	add(above, field, d)
+}
+
+func (c *compaction) dependencies(above hash.Hash, field byte, m *apiextensionsv1.JSONSchemaDependencies) {
+	if len(*m) == 0 {
+		return
+	}
+	h := sha256.New()
+	h.Write([]byte{'D'})
+	for _, name := range slices.Sorted(maps.Keys(*m)) {
+		named(h, name)
+		v := (*m)[name]
+		c.pointer(h, 's', &v.Schema)
+		for _, property := range v.Property {
+			h.Write([]byte{'-'})
+			named(h, property)
+		}
+		h.Write([]byte{0})
+		(*m)[name] = v
+	}
+	d := digest(h.Sum(nil))
+	*m = as(c, d, *m)
+	add(above, field, d)
+}
