@@ -76,6 +76,7 @@ type Codec struct {
 	decoded reflect.Type
 	// taken returns the selectable fields of what Take makes.
 	taken func() *taken
+	given given
 
 	mu       sync.Mutex
 	types    map[typeMeta]*objectType

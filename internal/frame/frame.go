@@ -231,6 +231,11 @@ func (f *Frame) decodeKept() (runtime.Object, error) {
 	case f.exact != nil:
 		return f.codec.decode(*f.exact)
 	}
+	if f.primary.format == wire.JSON && !f.codec.custom {
+		if obj := f.codec.given.take(f); obj != nil {
+			return obj, nil
+		}
+	}
 	obj, err := f.decodeMessage()
 	if err == nil && (obj == nil || reflect.TypeOf(obj) != f.codec.decoded) {
 		obj, err = f.codec.decode(f.primary.object())

@@ -35,6 +35,9 @@ type Source interface {
 type Definition interface {
 	Name() string
 	Revision() uint64
+	// Outline returns what has to be known before documents are made: its metadata, group, names, versions' names and whether they are served,
+	// and conditions. There may be more. The object is the caller's.
+	Outline() (*apiextensionsv1.CustomResourceDefinition, error)
 	// Decode returns it decoded. The object is the caller's.
 	Decode() (*apiextensionsv1.CustomResourceDefinition, error)
 }

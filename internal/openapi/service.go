@@ -162,7 +162,7 @@ func (k known) at(o Definition) (*definition, error) {
 	if k.definition != nil && k.revision == o.Revision() {
 		return k.definition, nil
 	}
-	crd, err := o.Decode()
+	crd, err := o.Outline()
 	if err != nil {
 		return nil, fmt.Errorf("cannot decode the definition %s: %w", o.Name(), err)
 	}

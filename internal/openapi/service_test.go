@@ -43,8 +43,10 @@ type stored struct {
 	crd      *apiextensionsv1.CustomResourceDefinition
 }
 
-func (s stored) Name() string     { return s.crd.Name }
-func (s stored) Revision() uint64 { return s.revision }
+func (s stored) Name() string                                                { return s.crd.Name }
+func (s stored) Revision() uint64                                            { return s.revision }
+func (s stored) Outline() (*apiextensionsv1.CustomResourceDefinition, error) { return s.Decode() }
+
 func (s stored) Decode() (*apiextensionsv1.CustomResourceDefinition, error) {
 	s.store.mu.Lock()
 	defer s.store.mu.Unlock()

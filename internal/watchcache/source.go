@@ -407,6 +407,7 @@ func (s *source) apply(ctx context.Context, event watch.Event) error {
 		ch.cur = f
 		ch.same = prev != nil && f.SelectedAs(prev)
 		s.state.set(f)
+		c.codec.Give(f, event.Object)
 	}
 	if err := s.append(ch); err != nil {
 		return err
