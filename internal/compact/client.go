@@ -6,8 +6,10 @@ package compact
 import (
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -43,27 +45,43 @@ func serializerInfo(creater runtime.ObjectCreater, typer runtime.ObjectTyper) ru
 	}
 }
 
-// Client returns a configuration like config whose clients of upstream's clientset for definitions read compact ones, if they are read in
-// protobuf. What they write lacks the prose of schemas and the managed fields: an update of a status, which takes neither from the
-// request, is all that they may write.
+// Client returns a configuration like config for clients of upstream's clientset for definitions, and for no others. If config is for protobuf, what
+// they read is compact. What they write lacks schemas and managed fields, so that it may be nothing but a status, of which upstream takes
+// neither: any other write of a definition is refused.
 func Client(config *rest.Config) *rest.Config {
 	c := rest.CopyConfig(config)
+	if c.ContentType != runtime.ContentTypeProtobuf {
+		return c
+	}
+	if c.AcceptContentTypes == "" {
+		c.AcceptContentTypes = c.ContentType + ", */*" // as client-go has it
+	}
+	c.ContentType = mediaType
 	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return renaming{next} })
 	return c
 }
 
-// renaming gives responses about definitions that are in protobuf our media type's name.
+// renaming has protobuf about definitions be called by our name on this side, and by its own on the other.
 type renaming struct{ next http.RoundTripper }
 
 const path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 func (r renaming) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := r.next.RoundTrip(req)
-	if err != nil {
-		return nil, err
+	rest, ok := strings.CutPrefix(req.URL.Path, path)
+	ok = ok && (rest == "" || rest[0] == '/')
+	if req.Header.Get("Content-Type") == mediaType {
+		if !ok || req.Method != http.MethodPut || !strings.HasSuffix(rest, "/status") {
+			if req.Body != nil {
+				_ = req.Body.Close()
+			}
+			return nil, fmt.Errorf("%s %s with a definition that lacks schemas: only its status can be written", req.Method, req.URL.Path)
+		}
+		req = req.Clone(req.Context())
+		req.Header.Set("Content-Type", runtime.ContentTypeProtobuf)
 	}
-	if rest, ok := strings.CutPrefix(req.URL.Path, path); !ok || rest != "" && rest[0] != '/' {
-		return resp, nil
+	resp, err := r.next.RoundTrip(req)
+	if err != nil || !ok {
+		return resp, err
 	}
 	// With its parameters, which say whether this is a stream.
 	if kind, params, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil && kind == runtime.ContentTypeProtobuf {
@@ -79,6 +97,19 @@ func (r renaming) WrappedRoundTripper() http.RoundTripper { return r.next }
 type compacting struct {
 	runtime.Serializer
 	table *Table
+}
+
+// Encode leaves schemas out, which with a status nobody reads.
+func (s compacting) Encode(obj runtime.Object, w io.Writer) error {
+	if crd, ok := obj.(*apiextensionsv1.CustomResourceDefinition); ok {
+		outline := *crd
+		outline.Spec.Versions = slices.Clone(crd.Spec.Versions)
+		for i := range outline.Spec.Versions {
+			outline.Spec.Versions[i].Schema = nil
+		}
+		obj = &outline
+	}
+	return s.Serializer.Encode(obj, w)
 }
 
 func (s compacting) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {

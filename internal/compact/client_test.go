@@ -8,15 +8,18 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"testing"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	"k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/scheme"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/client-go/rest"
 )
 
 func upstreams() runtime.Serializer { return protobuf.NewSerializer(scheme.Scheme, scheme.Scheme) }
@@ -167,5 +170,78 @@ func TestRenaming(t *testing.T) {
 		if got := resp.Header.Get("Content-Type"); got != c.want {
 			t.Errorf("%s of %s is called %q and not %q", c.is, c.path, got, c.want)
 		}
+	}
+}
+
+// TestClient has upstream's clientset read a definition and write its status, and refuses it everything else.
+func TestClient(t *testing.T) {
+	crd := newGenerator(3).definition(t, "d.example.com")
+	crd.TypeMeta = metav1.TypeMeta{APIVersion: apiextensionsv1.SchemeGroupVersion.String(), Kind: "CustomResourceDefinition"}
+	crd.Annotations = map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}"}
+	crd.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "somebody", FieldsV1: metav1.NewFieldsV1("{}")}}
+	answer := encoded(t, crd)
+	var requests []*http.Request
+	var bodies [][]byte
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		requests, bodies = append(requests, r), append(bodies, body)
+		w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
+		_, _ = w.Write(answer)
+	}))
+	defer server.Close()
+	plain := &rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeProtobuf}}
+	all, err := clientset.NewForConfig(Client(plain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := all.ApiextensionsV1().CustomResourceDefinitions()
+	got, err := client.Get(t.Context(), crd.Name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.ManagedFields != nil || !equality.Semantic.DeepEqual(withoutDigests(got).Spec, withoutDigests(bare(t, crd)).Spec) {
+		t.Errorf("read as %v, and not as %v", got, bare(t, crd))
+	}
+	if accept := requests[0].Header.Get("Accept"); accept != "application/vnd.kubernetes.protobuf, */*" {
+		t.Errorf("it asks for %s", accept)
+	}
+
+	got = got.DeepCopy()
+	got.Status.StoredVersions = []string{"v7"}
+	if _, err := client.UpdateStatus(t.Context(), got, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if kind := requests[1].Header.Get("Content-Type"); kind != runtime.ContentTypeProtobuf {
+		t.Errorf("it sends %s", kind)
+	}
+	sent, _, err := upstreams().Decode(bodies[1], nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := bare(t, crd)
+	want.TypeMeta, want.ManagedFields, want.Status = crd.TypeMeta, nil, got.Status
+	for i := range want.Spec.Versions {
+		want.Spec.Versions[i].Schema = nil
+	}
+	if !equality.Semantic.DeepEqual(sent, want) {
+		t.Errorf("sent is %v and not %v", sent, want)
+	}
+	if got.Spec.Versions[0].Schema == nil {
+		t.Error("an object that is sent is changed")
+	}
+
+	for what, write := range map[string]func() error{
+		"create": func() error { _, err := client.Create(t.Context(), got, metav1.CreateOptions{}); return err },
+		"update": func() error { _, err := client.Update(t.Context(), got, metav1.UpdateOptions{}); return err },
+	} {
+		if err := write(); err == nil || len(requests) != 2 {
+			t.Errorf("%s: %v, after %d requests", what, err, len(requests))
+		}
+	}
+	if c := Client(&rest.Config{Host: server.URL}); c.ContentType != "" || c.WrapTransport != nil {
+		t.Errorf("a client that is not for protobuf is changed: %v", c)
 	}
 }
