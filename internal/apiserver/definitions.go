@@ -4,13 +4,11 @@
 package apiserver
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"path"
 	"slices"
-	"time"
 
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -18,10 +16,8 @@ import (
 	apiextensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/wait"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 
-	"github.com/weir-project/weir/internal/compact"
 	"github.com/weir-project/weir/internal/frame"
 	"github.com/weir-project/weir/internal/openapi"
 	"github.com/weir-project/weir/internal/watchcache"
@@ -53,15 +49,6 @@ func (d definitions) Definitions() ([]openapi.Definition, error) {
 func (d definitions) defined(resource schema.GroupResource) bool {
 	cache := d.caches.Of(crds)
 	return cache != nil && cache.Peek(resource.String()) != nil
-}
-
-// compacted has what only definitions used that are gone forgotten, until ctx ends.
-func (d definitions) compacted(ctx context.Context) {
-	wait.UntilWithContext(ctx, func(context.Context) {
-		if cache := d.caches.Of(crds); cache != nil {
-			compact.Process.Retain(func(name string) bool { return cache.Peek(name) != nil })
-		}
-	}, time.Minute)
 }
 
 // definition is one of them.

@@ -264,7 +264,9 @@ func (o *Options) serve(ctx context.Context, ready func(Ready), r Ready) error {
 	if err != nil {
 		return err
 	}
-	p.attach(ctx, server.GenericAPIServer)
+	if err := p.attach(ctx, server.GenericAPIServer); err != nil {
+		return err
+	}
 	o.report(Progress{Stage: StageAPI, Over: true})
 
 	if ready != nil {

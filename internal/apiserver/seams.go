@@ -5,6 +5,7 @@ package apiserver
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"reflect"
 
@@ -22,7 +23,6 @@ import (
 
 	"github.com/weir-project/weir/internal/budget"
 	"github.com/weir-project/weir/internal/coalesce"
-	"github.com/weir-project/weir/internal/compact"
 	"github.com/weir-project/weir/internal/conversion"
 	"github.com/weir-project/weir/internal/finalize"
 	"github.com/weir-project/weir/internal/ledger"
@@ -138,6 +138,7 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 		custom = keeper.Decorator()
 		go keeper.Run(ctx)
 	}
+	p.definitionsCached = cachesDefinitions(config)
 	for _, getter := range []*generic.RESTOptionsGetter{
 		&config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter,
 		&config.Aggregator.GenericConfig.RESTOptionsGetter,
@@ -163,11 +164,7 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 		go budget.Process.Follow(ctx, limit.Go, held)
 	}
 	p.documents = openapi.New(definitions{caches})
-	if utilfeature.DefaultFeatureGate.Enabled(CompactDefinitions) && utilfeature.DefaultFeatureGate.Enabled(OpenAPIOnDemand) {
-		custom := config.ApiExtensions.GenericConfig
-		custom.LoopbackClientConfig = compact.Client(custom.LoopbackClientConfig)
-		go definitions{caches}.compacted(ctx)
-	}
+	p.compactDefinitions(ctx, config)
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		waiting := newInFlight(budget.Process, costs{caches, c.StorageObjectCountTracker.Get, streaming}, c)
@@ -195,18 +192,33 @@ type parts struct {
 	caches    *watchcache.Caches
 	usage     *usage.Registry
 	documents *openapi.Service
+	// definitionsCached: definitions of custom resources have a cache, of which documents can be made.
+	definitionsCached bool
+	// compact: the server's own readers of definitions get compact ones, of which upstream cannot make documents.
+	compact bool
+}
+
+// onDemand tells whether documents of custom resources are to be made here.
+func (p *parts) onDemand() bool {
+	return p.documents != nil && p.definitionsCached && utilfeature.DefaultFeatureGate.Enabled(OpenAPIOnDemand)
 }
 
 // attach has the documents of custom resources made here. It is to be called when the chain of servers has been prepared, with
-// the one that clients talk to, and before it runs.
-func (p *parts) attach(ctx context.Context, server *genericapiserver.GenericAPIServer) {
-	if p.documents == nil || !utilfeature.DefaultFeatureGate.Enabled(OpenAPIOnDemand) || p.caches.Of(crds) == nil {
-		return
+// the one that clients talk to, and before it runs. An error says that the server must not run.
+func (p *parts) attach(ctx context.Context, server *genericapiserver.GenericAPIServer) error {
+	attached := false
+	if p.onDemand() {
+		if custom := customResources(server); custom != nil {
+			attached = p.documents.Attach(custom)
+		}
 	}
-	if custom := customResources(server); custom != nil {
-		p.documents.Attach(custom)
+	if attached {
 		go p.documents.Run(ctx)
 	}
+	if p.compact && !attached {
+		return fmt.Errorf("the documents of custom resources cannot be made on demand here, and upstream would make them of definitions without prose; switch off the feature gate %s", CompactDefinitions)
+	}
+	return nil
 }
 
 // watching returns how many watches are open, as far as it is known.

@@ -45,6 +45,13 @@ func serializerInfo(creater runtime.ObjectCreater, typer runtime.ObjectTyper) ru
 	}
 }
 
+// Possible tells whether clients can be had whose definitions are compact: client-go makes codecs of its own while its gate ClientsAllowCBOR is on.
+func Possible() bool {
+	known := rest.CodecFactoryForGeneratedClient(scheme.Scheme, scheme.Codecs).SupportedMediaTypes()
+	_, ok := runtime.SerializerInfoForMediaType(known, mediaType)
+	return ok
+}
+
 // Client returns a configuration like config for clients of upstream's clientset for definitions, and for no others. If config is for protobuf, what
 // they read is compact. What they write lacks schemas and managed fields, so that it may be nothing but a status, of which upstream takes
 // neither: any other write of a definition is refused.
@@ -113,8 +120,10 @@ func (s compacting) Encode(obj runtime.Object, w io.Writer) error {
 }
 
 func (s compacting) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
-	if m, ok := split(data); ok {
-		return s.decode(m, defaults, into)
+	if _, fits := into.(*apiextensionsv1.CustomResourceDefinition); fits || into == nil {
+		if m, ok := split(data); ok {
+			return s.decode(m, defaults, into)
+		}
 	}
 	obj, gvk, err := s.Serializer.Decode(data, defaults, into)
 	if list, ok := obj.(*apiextensionsv1.CustomResourceDefinitionList); ok && err == nil {

@@ -20,6 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/rest"
+
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 func upstreams() runtime.Serializer { return protobuf.NewSerializer(scheme.Scheme, scheme.Scheme) }
@@ -96,6 +98,9 @@ func TestDecode(t *testing.T) {
 			}
 			list.Items = append(list.Items, *crd)
 			listed := decode(&list).(*apiextensionsv1.CustomResourceDefinitionList).Items
+			if ours.table.last[name].spec == &listed[len(listed)-1].Spec {
+				t.Error("the table keeps the list that a definition came in")
+			}
 			if last := listed[len(listed)-1]; reflect.ValueOf(first.Spec.Versions).Pointer() != reflect.ValueOf(last.Spec.Versions).Pointer() {
 				t.Error("one that was decoded by itself is held once more when it is listed")
 			}
@@ -103,6 +108,55 @@ func TestDecode(t *testing.T) {
 		decode(&definition{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "7"}}) // a bookmark
 		decode(&apiextensionsv1.CustomResourceDefinitionList{})
 		decode(&metav1.Status{Message: "no"})
+	}
+}
+
+// TestSplit: what has a part twice, or more than is known, is left to upstream.
+func TestSplit(t *testing.T) {
+	crd := &definition{}
+	crd.Name = "d"
+	crd.Spec.Group = "example.com"
+	whole := func(object []byte, more ...byte) []byte {
+		out := append([]byte(nil), prefix...)
+		out = protowire.AppendBytes(protowire.AppendTag(out, unknownTypeMeta, protowire.BytesType), typeMeta)
+		return append(protowire.AppendBytes(protowire.AppendTag(out, unknownRaw, protowire.BytesType), object), more...)
+	}
+	object, err := crd.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	field := func(number protowire.Number, value string) []byte {
+		return protowire.AppendString(protowire.AppendTag(nil, number, protowire.BytesType), value)
+	}
+	meta, err := crd.ObjectMeta.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, err := crd.Spec.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct {
+		data []byte
+		ok   bool
+	}{
+		"a definition":            {whole(object), true},
+		"with a content type":     {whole(object, field(4, "x")...), true},
+		"with two specifications": {whole(append(bytes.Clone(object), field(objectSpec, string(spec))...)), false},
+		"with two metadata":       {whole(append(bytes.Clone(object), field(objectMetadata, string(meta))...)), false},
+		"with two objects":        {whole(object, field(unknownRaw, string(object))...), false},
+		"with two types":          {whole(object, field(unknownTypeMeta, string(typeMeta))...), false},
+		"with no specification":   {whole(field(objectMetadata, string(meta))), false},
+		"with managed fields that are a number": {whole(append(field(objectMetadata, string(protowire.AppendVarint(protowire.AppendTag(bytes.Clone(meta), metadataManagedFields, protowire.VarintType), 1))),
+			field(objectSpec, string(spec))...)), false},
+	} {
+		m, ok := split(c.data)
+		if ok != c.ok {
+			t.Errorf("%s: %v", what, ok)
+		}
+		if ok && (!bytes.Equal(m.spec, spec) || what == "with a content type" && !bytes.HasSuffix(m.rest, field(4, "x"))) {
+			t.Errorf("%s: %q and %q", what, m.spec, m.rest)
+		}
 	}
 }
 
@@ -120,11 +174,23 @@ func FuzzDecode(f *testing.F) {
 			f.Fatal(err)
 		}
 		f.Add(b.Bytes())
+		for n := range b.Len() {
+			f.Add(b.Bytes()[:n])
+			damaged := bytes.Clone(b.Bytes())
+			damaged[n] ^= 1 << g.random.IntN(8)
+			f.Add(damaged)
+		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		ours := compacting{upstreams(), NewTable()}
 		got, _, err := ours.Decode(data, nil, nil)
 		want, _, wantErr := ours.Serializer.Decode(data, nil, nil)
+		if err == nil && wantErr != nil {
+			// Managed fields are not looked at.
+			if m, ok := split(data); ok {
+				_, _, wantErr = ours.Serializer.Decode(m.rest, nil, nil)
+			}
+		}
 		if (err == nil) != (wantErr == nil) {
 			t.Fatalf("%v, and upstream says %v", err, wantErr)
 		}

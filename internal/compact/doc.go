@@ -10,8 +10,8 @@
 //
 // A definition is a tree of JSONSchemaProps, a struct of 512 bytes for each described property, in a map for each object. Most of a tree
 // is there more than once: in each version of a definition, in what its controllers write, in the definitions of one author, and in
-// all that embed a type of Kubernetes. Once the prose is gone (descriptions, titles, examples, managed fields), which none of the
-// server's own readers looks at, maps and pointers that lead to equal schemas can lead to one.
+// all that embed a type of Kubernetes. Once the prose is gone (descriptions, titles, examples, managed fields), but for where upstream looks at it,
+// maps and pointers that lead to equal schemas can lead to one.
 //
 // Upstream's informer of definitions is made where nobody can give it a transform (apiextensions-apiserver, New). What can be given is the
 // configuration of its client, and the clientset's codecs are a variable: Client has the responses called by a media type

@@ -49,7 +49,7 @@ func split(data []byte) (message, bool) {
 		return message{}, false
 	}
 	object, more, ok := cut(unknown, unknownRaw)
-	if !ok {
+	if !ok || has(more, unknownTypeMeta) || has(more, unknownRaw) {
 		return message{}, false
 	}
 	metadata, object, ok := cut(object, objectMetadata)
@@ -97,12 +97,12 @@ func has(message []byte, field protowire.Number) bool {
 	return false
 }
 
-// without is message but for a field.
+// without is message but for a field, which has to be bytes.
 func without(message []byte, field protowire.Number) ([]byte, bool) {
 	var out []byte
 	for len(message) > 0 {
-		number, _, n := protowire.ConsumeField(message)
-		if n < 0 {
+		number, kind, n := protowire.ConsumeField(message)
+		if n < 0 || number == field && kind != protowire.BytesType {
 			return nil, false
 		}
 		if number != field {

@@ -95,6 +95,9 @@ func (t *Table) compact(name string, encoded digest, decoded *spec) {
 		s.users++
 	}
 	t.forget(name)
+	if name == "" {
+		return // a bookmark
+	}
 	t.last[name] = state{decoded, encoded, c.uses}
 }
 
@@ -131,25 +134,31 @@ type compaction struct {
 // schema compacts that of a version.
 func (c *compaction) schema(root *props) {
 	c.prose = sha256.New()
-	c.props(root)
+	c.props(root, true, false)
 	root.Description = hex.EncodeToString(c.prose.Sum(nil))
 }
 
-// props compacts p and what is below it, and returns its digest.
-func (c *compaction) props(p *props) digest {
-	c.leaveOut(p)
+// props compacts p and what is below it, and returns its digest. The prose of a schema counts where upstream forbids it, and tells of it in a
+// condition (k8s.io/apiextensions-apiserver/pkg/apiserver/schema/validation.go): within allOf, anyOf, oneOf and not, and in the metadata at the root.
+// There it is kept.
+func (c *compaction) props(p *props, root, prose bool) digest {
+	if !prose {
+		c.leaveOut(p)
+	}
 	below := sha256.New()
-	c.alternatives(below, 'i', &p.Items)
-	c.list(below, 'a', &p.AllOf)
-	c.list(below, 'o', &p.OneOf)
-	c.list(below, 'n', &p.AnyOf)
-	c.pointer(below, '!', &p.Not)
-	c.byName(below, 'p', &p.Properties)
-	c.orBool(below, '+', &p.AdditionalProperties)
-	c.byName(below, '*', &p.PatternProperties)
-	c.dependencies(below, 'd', &p.Dependencies)
-	c.orBool(below, '&', &p.AdditionalItems)
-	c.byName(below, 's', (*map[string]props)(&p.Definitions))
+	c.alternatives(below, 'i', &p.Items, prose)
+	c.list(below, 'a', &p.AllOf, true)
+	c.list(below, 'o', &p.OneOf, true)
+	c.list(below, 'n', &p.AnyOf, true)
+	c.pointer(below, '!', &p.Not, true)
+	c.byName(below, 'p', &p.Properties, root, prose)
+	c.orBool(below, '+', &p.AdditionalProperties, prose)
+	c.byName(below, '*', &p.PatternProperties, false, prose)
+	c.dependencies(below, 'd', &p.Dependencies, prose)
+	c.orBool(below, '&', &p.AdditionalItems, prose)
+	c.byName(below, 's', (*map[string]props)(&p.Definitions), false, prose)
+	// Upstream appends to some of these (pkg/controller/openapi/builder), without a copy: not into memory that others have as well.
+	p.Required, p.Enum, p.XListMapKeys, p.XValidations = slices.Clip(p.Required), slices.Clip(p.Enum), slices.Clip(p.XListMapKeys), slices.Clip(p.XValidations)
 
 	// What is below is in below by its digests, and everything else as it is encoded.
 	alone := *p
@@ -208,7 +217,7 @@ func named(h hash.Hash, name string) {
 // The functions below compact what one field of a schema leads to, write its digest to above, and have
 // the table's take its place. Each kind of value has a letter of its own in its digest, since no value is ever of two types.
 
-func (c *compaction) byName(above hash.Hash, field byte, m *map[string]props) {
+func (c *compaction) byName(above hash.Hash, field byte, m *map[string]props, root, prose bool) {
 	if len(*m) == 0 {
 		return
 	}
@@ -216,7 +225,7 @@ func (c *compaction) byName(above hash.Hash, field byte, m *map[string]props) {
 	h.Write([]byte{'M'})
 	for _, name := range slices.Sorted(maps.Keys(*m)) {
 		p := (*m)[name]
-		d := c.props(&p)
+		d := c.props(&p, false, prose || root && name == "metadata")
 		(*m)[name] = p
 		named(h, name)
 		h.Write(d[:])
@@ -226,47 +235,47 @@ func (c *compaction) byName(above hash.Hash, field byte, m *map[string]props) {
 	add(above, field, d)
 }
 
-func (c *compaction) pointer(above hash.Hash, field byte, p **props) {
+func (c *compaction) pointer(above hash.Hash, field byte, p **props, prose bool) {
 	if *p == nil {
 		return
 	}
 	h := sha256.New()
-	d := c.props(*p)
+	d := c.props(*p, false, prose)
 	add(h, 'P', d)
 	d = digest(h.Sum(nil))
 	*p = as(c, d, *p)
 	add(above, field, d)
 }
 
-func (c *compaction) list(above hash.Hash, field byte, l *[]props) {
+func (c *compaction) list(above hash.Hash, field byte, l *[]props, prose bool) {
 	if len(*l) == 0 {
 		return
 	}
 	h := sha256.New()
 	h.Write([]byte{'L'})
 	for i := range *l {
-		d := c.props(&(*l)[i])
+		d := c.props(&(*l)[i], false, prose)
 		h.Write(d[:])
 	}
 	d := digest(h.Sum(nil))
-	*l = as(c, d, *l)
+	*l = as(c, d, slices.Clip(*l))
 	add(above, field, d)
 }
 
-func (c *compaction) alternatives(above hash.Hash, field byte, a **apiextensionsv1.JSONSchemaPropsOrArray) {
+func (c *compaction) alternatives(above hash.Hash, field byte, a **apiextensionsv1.JSONSchemaPropsOrArray, prose bool) {
 	if *a == nil {
 		return
 	}
 	h := sha256.New()
 	h.Write([]byte{'A'})
-	c.pointer(h, 's', &(*a).Schema)
-	c.list(h, 'l', &(*a).JSONSchemas)
+	c.pointer(h, 's', &(*a).Schema, prose)
+	c.list(h, 'l', &(*a).JSONSchemas, prose)
 	d := digest(h.Sum(nil))
 	*a = as(c, d, *a)
 	add(above, field, d)
 }
 
-func (c *compaction) orBool(above hash.Hash, field byte, b **apiextensionsv1.JSONSchemaPropsOrBool) {
+func (c *compaction) orBool(above hash.Hash, field byte, b **apiextensionsv1.JSONSchemaPropsOrBool, prose bool) {
 	if *b == nil {
 		return
 	}
@@ -275,13 +284,13 @@ func (c *compaction) orBool(above hash.Hash, field byte, b **apiextensionsv1.JSO
 	if (*b).Allows {
 		h.Write([]byte{1})
 	}
-	c.pointer(h, 's', &(*b).Schema)
+	c.pointer(h, 's', &(*b).Schema, prose)
 	d := digest(h.Sum(nil))
 	*b = as(c, d, *b)
 	add(above, field, d)
 }
 
-func (c *compaction) dependencies(above hash.Hash, field byte, m *apiextensionsv1.JSONSchemaDependencies) {
+func (c *compaction) dependencies(above hash.Hash, field byte, m *apiextensionsv1.JSONSchemaDependencies, prose bool) {
 	if len(*m) == 0 {
 		return
 	}
@@ -290,7 +299,8 @@ func (c *compaction) dependencies(above hash.Hash, field byte, m *apiextensionsv
 	for _, name := range slices.Sorted(maps.Keys(*m)) {
 		named(h, name)
 		v := (*m)[name]
-		c.pointer(h, 's', &v.Schema)
+		c.pointer(h, 's', &v.Schema, prose)
+		v.Property = slices.Clip(v.Property)
 		for _, property := range v.Property {
 			h.Write([]byte{'-'})
 			named(h, property)

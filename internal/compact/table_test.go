@@ -8,6 +8,7 @@ import (
 	oldrand "math/rand"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 
@@ -41,36 +42,42 @@ func decoded(t *testing.T, crd *definition) *definition {
 func bare(t *testing.T, crd *definition) *definition {
 	t.Helper()
 	out := decoded(t, crd)
-	var visit func(v reflect.Value)
-	visit = func(v reflect.Value) {
+	var visit func(v reflect.Value, keep bool)
+	visit = func(v reflect.Value, keep bool) {
 		switch v.Kind() {
 		case reflect.Pointer:
 			if !v.IsNil() {
-				visit(v.Elem())
+				visit(v.Elem(), keep)
 			}
 		case reflect.Slice:
 			for i := range v.Len() {
-				visit(v.Index(i))
+				visit(v.Index(i), keep)
 			}
 		case reflect.Map:
 			for _, key := range v.MapKeys() {
 				value := reflect.New(v.Type().Elem()).Elem()
 				value.Set(v.MapIndex(key))
-				visit(value)
+				visit(value, keep)
 				v.SetMapIndex(key, value)
 			}
 		case reflect.Struct:
-			if p, ok := v.Addr().Interface().(*props); ok {
+			p, ok := v.Addr().Interface().(*props)
+			if ok && !keep {
 				p.Description, p.Title, p.Example, p.ExternalDocs = "", "", nil, nil
 			}
 			for i := range v.NumField() {
-				visit(v.Field(i))
+				visit(v.Field(i), keep || ok && slices.Contains([]string{"AllOf", "OneOf", "AnyOf", "Not"}, v.Type().Field(i).Name))
 			}
 		}
 	}
 	for i := range out.Spec.Versions {
-		if schema := out.Spec.Versions[i].Schema; schema != nil {
-			visit(reflect.ValueOf(schema))
+		if schema := out.Spec.Versions[i].Schema; schema != nil && schema.OpenAPIV3Schema != nil {
+			metadata, ok := schema.OpenAPIV3Schema.Properties["metadata"]
+			metadata = *metadata.DeepCopy()
+			visit(reflect.ValueOf(schema), false)
+			if ok {
+				schema.OpenAPIV3Schema.Properties["metadata"] = metadata
+			}
 		}
 	}
 	return out
@@ -116,6 +123,9 @@ func (g *generator) props(t *testing.T) props {
 		out.Properties = map[string]props{}
 		for i := range g.random.IntN(4) {
 			out.Properties[fmt.Sprint("field", i)] = g.props(t)
+		}
+		if g.random.IntN(3) == 0 {
+			out.Properties["metadata"] = g.props(t)
 		}
 	}
 	g.pool = append(g.pool, out)
@@ -255,6 +265,79 @@ func TestShared(t *testing.T) {
 	}
 }
 
+// TestApart has schemas that differ in one thing be compacted by one table: each is then what it was.
+func TestApart(t *testing.T) {
+	text, number := props{Type: "string"}, props{Type: "integer"}
+	one := func(p props) *props { return &p }
+	both := []props{text, number}
+	named := func(a, b string) map[string]props { return map[string]props{a: text, b: number} }
+	raw := func(text string) *apiextensionsv1.JSON { return &apiextensionsv1.JSON{Raw: []byte(text)} }
+	yes, no, some, more := true, false, 1.0, 2.0
+	strings := func(s ...string) apiextensionsv1.JSONSchemaDependencies {
+		return apiextensionsv1.JSONSchemaDependencies{"d": {Property: s}, "e": {Schema: &text}}
+	}
+	schemas := []props{
+		{}, {Type: "object"}, {Format: "object"}, {Pattern: "object"}, {ID: "object"}, {Nullable: true}, {UniqueItems: true}, {XEmbeddedResource: true}, {XIntOrString: true},
+		{XPreserveUnknownFields: &yes}, {XPreserveUnknownFields: &no}, {Maximum: &some}, {Maximum: &more}, {Minimum: &some}, {MultipleOf: &some},
+		{Default: raw("1")}, {Default: raw("1.0")}, {Default: raw("null")}, {Default: raw(`""`)}, {Enum: []apiextensionsv1.JSON{*raw("1"), *raw("2")}}, {Enum: []apiextensionsv1.JSON{*raw("2"), *raw("1")}},
+		{Required: []string{"a", "b"}}, {Required: []string{"b", "a"}}, {Required: []string{"ab"}}, {XListMapKeys: []string{"a", "b"}},
+		{Properties: named("a", "b")}, {Properties: named("b", "a")}, {Properties: named("a", "c")}, {Properties: map[string]props{"a": text}}, {Properties: map[string]props{"b": text}},
+		{PatternProperties: named("a", "b")}, {Definitions: named("a", "b")},
+		{AllOf: both}, {OneOf: both}, {AnyOf: both}, {AllOf: []props{number, text}}, {AllOf: []props{text}}, {Not: &text}, {Not: &number},
+		{AllOf: []props{{Description: "kept"}}}, {AllOf: []props{{Title: "kept"}}}, {AllOf: []props{{Description: "other"}}}, {Not: &props{Properties: map[string]props{"a": {Description: "kept"}}}},
+		{Items: &apiextensionsv1.JSONSchemaPropsOrArray{Schema: &text}}, {Items: &apiextensionsv1.JSONSchemaPropsOrArray{JSONSchemas: []props{text}}}, {Items: &apiextensionsv1.JSONSchemaPropsOrArray{JSONSchemas: both}},
+		{AdditionalProperties: &apiextensionsv1.JSONSchemaPropsOrBool{Allows: true}}, {AdditionalProperties: &apiextensionsv1.JSONSchemaPropsOrBool{}},
+		{AdditionalItems: &apiextensionsv1.JSONSchemaPropsOrBool{Allows: true}}, {AdditionalItems: &apiextensionsv1.JSONSchemaPropsOrBool{}},
+		{AdditionalProperties: &apiextensionsv1.JSONSchemaPropsOrBool{Schema: &text}}, {AdditionalItems: &apiextensionsv1.JSONSchemaPropsOrBool{Schema: &text}},
+		{Dependencies: strings("a", "b")}, {Dependencies: strings("b", "a")}, {Dependencies: strings("ab")}, {Dependencies: strings("a")}, {Dependencies: apiextensionsv1.JSONSchemaDependencies{"d": {Schema: &text}, "e": {Property: []string{"a"}}}},
+		{XValidations: apiextensionsv1.ValidationRules{{Rule: "a"}}}, {XValidations: apiextensionsv1.ValidationRules{{Rule: "b"}}},
+	}
+	table := NewTable()
+	for round := range 2 {
+		for i, schema := range schemas {
+			crd := &definition{}
+			crd.Name = fmt.Sprint("d", round, i)
+			crd.Spec.Versions = []apiextensionsv1.CustomResourceDefinitionVersion{{Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &props{
+				Type: "object", Properties: map[string]props{"x": schema, "metadata": {Description: fmt.Sprint("kept", i)}},
+				Items: &apiextensionsv1.JSONSchemaPropsOrArray{Schema: one(schema)},
+			}}}}
+			crd = decoded(t, crd)
+			twin := bare(t, crd)
+			table.compacted(t, crd)
+			if got := withoutDigests(crd); !equality.Semantic.DeepEqual(got, twin) {
+				t.Errorf("%d is\n%v\nand not\n%v", i, got, twin)
+			}
+		}
+	}
+}
+
+// TestNothingIsAppended: what upstream appends to a list of a definition's own is not in memory that others share.
+func TestNothingIsAppended(t *testing.T) {
+	table := NewTable()
+	required := func(name string) *props {
+		crd := &definition{}
+		crd.Name = name
+		crd.Spec.Versions = []apiextensionsv1.CustomResourceDefinitionVersion{{Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &props{
+			Properties: map[string]props{"spec": {Required: []string{"x", "y", "z"}, XListMapKeys: []string{"x", "y", "z"}}},
+			Required:   []string{"x", "y", "z"},
+		}}}}
+		crd = decoded(t, crd)
+		table.compacted(t, crd)
+		p := crd.Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["spec"]
+		return &p
+	}
+	a, b := required("a"), required("b")
+	for what, lists := range map[string][2][]string{"required": {a.Required, b.Required}, "map keys": {a.XListMapKeys, b.XListMapKeys}} {
+		if &lists[0][0] != &lists[1][0] {
+			t.Errorf("%s are there twice", what)
+		}
+		_ = append(lists[0], "kind")
+		if grown := lists[1][:cap(lists[1])]; slices.Contains(grown, "kind") {
+			t.Errorf("%s: what was appended for one is there for the other: %v", what, grown)
+		}
+	}
+}
+
 // TestProse has every change of prose, and every move of it from one schema to another, change the definition, and nothing else.
 func TestProse(t *testing.T) {
 	root := func(a, b, title string, example string) *definition {
@@ -271,7 +354,7 @@ func TestProse(t *testing.T) {
 	table := NewTable()
 	var different []*definition
 	for _, crd := range []*definition{
-		root("x", "", "", ""), root("", "x", "", ""), root("x", "x", "", ""), root("xx", "", "", ""), root("", "", "x", ""), root("", "", "", `"x"`), root("", "", "", ""),
+		root("x", "", "", ""), root("", "x", "", ""), root("x", "x", "", ""), root("xx", "", "", ""), root("", "", "x", ""), root("", "", "", `"x"`), root("", "", "", `"y"`), root("", "", "", ""),
 	} {
 		again := crd.DeepCopy()
 		again.Annotations = map[string]string{"some": "thing"}
@@ -286,6 +369,23 @@ func TestProse(t *testing.T) {
 			}
 		}
 		different = append(different, crd)
+	}
+}
+
+// TestProseByVersion has two versions that are alike be equal, and links count.
+func TestProseByVersion(t *testing.T) {
+	version := func(name, url string) apiextensionsv1.CustomResourceDefinitionVersion {
+		return apiextensionsv1.CustomResourceDefinitionVersion{Name: name, Schema: &apiextensionsv1.CustomResourceValidation{
+			OpenAPIV3Schema: &props{Description: "words", ExternalDocs: &apiextensionsv1.ExternalDocumentation{URL: url}}}}
+	}
+	crd := &definition{}
+	crd.Name = "d"
+	crd.Spec.Versions = []apiextensionsv1.CustomResourceDefinitionVersion{version("v1", "a"), version("v2", "a"), version("v3", "b")}
+	crd = decoded(t, crd)
+	NewTable().compacted(t, crd)
+	v := crd.Spec.Versions
+	if !equality.Semantic.DeepEqual(v[0].Schema, v[1].Schema) || equality.Semantic.DeepEqual(v[1].Schema, v[2].Schema) {
+		t.Errorf("%v, %v, %v", v[0].Schema, v[1].Schema, v[2].Schema)
 	}
 }
 

@@ -48,14 +48,15 @@ type upstream struct {
 func New(source Source) *Service { return &Service{source: source} }
 
 // Attach puts the service in the place of upstream's two controllers, which the server of custom resources starts if it
-// has a StaticOpenAPISpec when it begins to run. The server must have been prepared, and not run. Nothing happens if the
-// server has no OpenAPI.
-func (s *Service) Attach(server *genericapiserver.GenericAPIServer) {
+// has a StaticOpenAPISpec when it begins to run. The server must have been prepared, and not run. If the
+// server has no OpenAPI, nothing happens, and false is returned.
+func (s *Service) Attach(server *genericapiserver.GenericAPIServer) bool {
 	if server.StaticOpenAPISpec == nil || server.OpenAPIVersionedService == nil || server.OpenAPIV3VersionedService == nil {
-		return
+		return false
 	}
 	s.attached.Store(&upstream{service: server.OpenAPIVersionedService, static: server.StaticOpenAPISpec})
 	server.StaticOpenAPISpec = nil
+	return true
 }
 
 // forget is how long documents of what is gone may be kept.
