@@ -163,7 +163,7 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	if bounded {
 		go budget.Process.Follow(ctx, limit.Go, held)
 	}
-	p.documents = openapi.New(definitions{caches})
+	p.documents = openapi.New(definitions{caches}, pace.Confine)
 	p.compactDefinitions(ctx, config)
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
