@@ -105,7 +105,7 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
 	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
 	pace := pacer.New(ledger.Process, limit)
-	options := watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead}
+	options := watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead, Confine: pace.Confine}
 	if utilfeature.DefaultFeatureGate.Enabled(BatchedConversion) {
 		options.Batches = &conversion.Batches{}
 	}

@@ -31,11 +31,14 @@ func pageOf(bytes int64, n int) int64 {
 // for.
 type inPages struct{ *follower }
 
-// GetList reads a page of the storage.
+// GetList reads a page of the storage. Where objects are decoded that is much garbage, for all of a resource, every few minutes.
 func (p inPages) GetList(ctx context.Context, key string, opts storage.ListOptions, listObj runtime.Object) error {
 	_, _, v, err := p.current()
 	if err != nil {
 		return err
+	}
+	if p.cfg.Confine != nil {
+		defer p.cfg.Confine()()
 	}
 	opts.Predicate.Limit = min(opts.Predicate.Limit, pageOf(v.bytes, v.objects.Len()))
 	return p.cfg.Storage.GetList(ctx, key, opts, listObj)
