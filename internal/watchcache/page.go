@@ -27,6 +27,10 @@ func pageOf(bytes int64, n int) int64 {
 	return max(leastPage, min(pageSize, pageBytes*int64(n)/bytes))
 }
 
+// confineFrom is how many bytes a resource has to have for the heap to be confined while it is checked. That holds for a second after each time, and there
+// are checks of some resource or other all the time.
+const confineFrom = 32 << 20
+
 // inPages is the storage as the consistency checker reads it: in smaller pages than the 10,000 objects that it asks
 // for.
 type inPages struct{ *follower }
@@ -37,7 +41,7 @@ func (p inPages) GetList(ctx context.Context, key string, opts storage.ListOptio
 	if err != nil {
 		return err
 	}
-	if p.cfg.Confine != nil {
+	if p.cfg.Confine != nil && v.bytes >= confineFrom {
 		defer p.cfg.Confine()()
 	}
 	opts.Predicate.Limit = min(opts.Predicate.Limit, pageOf(v.bytes, v.objects.Len()))
