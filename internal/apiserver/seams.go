@@ -105,7 +105,7 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	streaming := utilfeature.DefaultFeatureGate.Enabled(StreamingList)
 	compressing := utilfeature.DefaultFeatureGate.Enabled(SharedCompression)
 	pace := pacer.New(ledger.Process, limit)
-	options := watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead, Confine: pace.Confine}
+	options := watchcache.Options{Bounded: streaming, Types: builtIn{}, DefaultedOnRead: defaultedOnRead}
 	if utilfeature.DefaultFeatureGate.Enabled(BatchedConversion) {
 		options.Batches = &conversion.Batches{}
 	}
@@ -163,7 +163,7 @@ func plug(ctx context.Context, config *app.Config, limit pacer.Limit, readers *o
 	if bounded {
 		go budget.Process.Follow(ctx, limit.Go, held)
 	}
-	p.documents = openapi.New(definitions{caches}, pace.Confine)
+	p.documents = openapi.New(definitions{caches})
 	p.compactDefinitions(ctx, config)
 	chain := front.BuildHandlerChainFunc
 	front.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {

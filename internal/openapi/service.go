@@ -26,8 +26,6 @@ import (
 // Service serves the documents of one server. Its methods may be called by any number of goroutines.
 type Service struct {
 	source Source
-	// confine keeps the heap small until lift is called: the documents of many definitions make much garbage.
-	confine func() (lift func())
 	// attached is set when upstream's own service is known, and before requests are served.
 	attached atomic.Pointer[upstream]
 
@@ -46,11 +44,8 @@ type upstream struct {
 	static  *spec.Swagger
 }
 
-// New returns a service that leaves everything to upstream until it is attached. While it makes the documents of many definitions it has the heap confined, which
-// is to be kept small until lift is called.
-func New(source Source, confine func() (lift func())) *Service {
-	return &Service{source: source, confine: confine}
-}
+// New returns a service that leaves everything to upstream until it is attached.
+func New(source Source) *Service { return &Service{source: source} }
 
 // Attach puts the service in the place of upstream's two controllers, which the server of custom resources starts if it
 // has a StaticOpenAPISpec when it begins to run. The server must have been prepared, and not run. If the

@@ -127,7 +127,7 @@ func newWorld() *world {
 	}}
 	w.server.OpenAPIVersionedService.RegisterOpenAPIVersionedService("/openapi/v2", upstream)
 	_ = w.server.OpenAPIV3VersionedService.RegisterOpenAPIV3VersionedService("/openapi/v3", upstream)
-	w.service = New(w.store, func() (lift func()) { return func() {} })
+	w.service = New(w.store)
 	w.handler = w.service.Handler(upstream)
 	w.service.Attach(w.server)
 	return w
@@ -158,7 +158,7 @@ func TestUpstreamsControllersDoNotRun(t *testing.T) {
 
 func TestWithoutOpenAPINothingIsServed(t *testing.T) {
 	w := newWorld()
-	w.service = New(w.store, func() (lift func()) { return func() {} })
+	w.service = New(w.store)
 	w.handler = w.service.Handler(http.NotFoundHandler())
 	w.service.Attach(&genericapiserver.GenericAPIServer{})
 	w.put("example.com", "One", 1, "v1")

@@ -97,7 +97,7 @@ func (s *Service) documentV2(r *http.Request, next http.Handler) (*document, err
 	}
 	s.v2.mu.Lock()
 	defer s.v2.mu.Unlock()
-	d, err := s.v2.document(now.served, *s.attached.Load(), s.confine, func(etag string) recorded {
+	d, err := s.v2.document(now.served, *s.attached.Load(), func(etag string) recorded {
 		header := http.Header{"Accept": {"application/json"}}
 		if etag != "" {
 			header.Set("If-None-Match", etag)
@@ -112,7 +112,7 @@ func (s *Service) documentV2(r *http.Request, next http.Handler) (*document, err
 }
 
 // document makes the document if it is not there. v.mu is held.
-func (v *v2) document(served []*definition, up upstream, confine func() (lift func()), aggregator func(etag string) recorded) (*document, error) {
+func (v *v2) document(served []*definition, up upstream, aggregator func(etag string) recorded) (*document, error) {
 	parts := make(map[*definition]*partV2, len(served))
 	odd := map[*definition]bool{}
 	if v.made != nil && slices.Equal(v.of, served) {
@@ -121,7 +121,6 @@ func (v *v2) document(served []*definition, up upstream, confine func() (lift fu
 			return v.made, nil
 		}
 	}
-	defer confine()()
 	built := make([]*partV2, len(served))
 	parallel(len(served), func(i int) {
 		part, err := served[i].partV2(&v.commons)

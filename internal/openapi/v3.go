@@ -65,12 +65,6 @@ func (g *groupVersion) document() (*document, error) {
 	return g.made, err
 }
 
-func (g *groupVersion) unmade() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.made == nil
-}
-
 func (g *groupVersion) build() ([]byte, error) {
 	if len(g.members) == 1 {
 		return g.members[0].buildV3(g.version)
@@ -251,9 +245,6 @@ func (s *Service) serveDiscovery(w http.ResponseWriter, r *http.Request, next ht
 			hashes[i] = gv.name()
 		}
 	} else {
-		if slices.ContainsFunc(missing, (*groupVersion).unmade) {
-			defer s.confine()()
-		}
 		parallel(len(missing), func(i int) {
 			d, err := missing[i].document()
 			if err != nil {

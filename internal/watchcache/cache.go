@@ -85,8 +85,6 @@ type Config struct {
 	// clients; see frame.Config. Lists and initial events have such objects decoded.
 	// Optional.
 	DefaultedOnRead func(runtime.Object) bool
-	// Confine keeps the heap small until lift is called. Optional.
-	Confine func() (lift func())
 	// HistoryBound returns how many bytes of history the resources of the process may keep together.
 	// Optional.
 	HistoryBound func() int64

@@ -32,8 +32,6 @@ type Options struct {
 	// History and Derived, if set, return how many bytes of history, and of encodings that can be made again, all caches
 	// of the process may keep together. Relieve has to be called when they may have become less.
 	History, Derived func() int64
-	// Confine, if set, keeps the heap small until lift is called: whoever makes much garbage and keeps none of it calls it.
-	Confine func() (lift func())
 	// DefaultedOnRead has the resources whose REST storage changes objects on their way from
 	// storage to clients (generic registry Store.Decorator), and tells of an object whether
 	// it does.

@@ -27,22 +27,15 @@ func pageOf(bytes int64, n int) int64 {
 	return max(leastPage, min(pageSize, pageBytes*int64(n)/bytes))
 }
 
-// confineFrom is how many bytes a resource has to have for the heap to be confined while it is checked. That holds for a second after each time, and there
-// are checks of some resource or other all the time.
-const confineFrom = 32 << 20
-
 // inPages is the storage as the consistency checker reads it: in smaller pages than the 10,000 objects that it asks
 // for.
 type inPages struct{ *follower }
 
-// GetList reads a page of the storage. Where objects are decoded that is much garbage, for all of a resource, every few minutes.
+// GetList reads a page of the storage.
 func (p inPages) GetList(ctx context.Context, key string, opts storage.ListOptions, listObj runtime.Object) error {
 	_, _, v, err := p.current()
 	if err != nil {
 		return err
-	}
-	if p.cfg.Confine != nil && v.bytes >= confineFrom {
-		defer p.cfg.Confine()()
 	}
 	opts.Predicate.Limit = min(opts.Predicate.Limit, pageOf(v.bytes, v.objects.Len()))
 	return p.cfg.Storage.GetList(ctx, key, opts, listObj)

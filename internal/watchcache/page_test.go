@@ -16,34 +16,25 @@ import (
 	"k8s.io/apiserver/pkg/storage/cacher/consistency"
 )
 
-// lister counts the lists that it is asked for, the most objects of one, and how many there were while nobody had the heap confined.
+// lister counts the lists that it is asked for, and the most objects of one.
 type lister struct {
 	storage.Interface
-	confined          *atomic.Int64
-	lists, most, free atomic.Int64
+	lists, most atomic.Int64
 }
 
 func (c *lister) GetList(ctx context.Context, key string, opts storage.ListOptions, listObj runtime.Object) error {
 	err := c.Interface.GetList(ctx, key, opts, listObj)
-	if c.confined != nil && c.confined.Load() == 0 {
-		c.free.Add(1)
-	}
 	c.lists.Add(1)
 	c.most.Store(max(c.most.Load(), int64(meta.LenList(listObj))))
 	return err
 }
 
-// TestCheckedInPages: the consistency checker reads large objects from etcd a few at a time, with the heap confined, and finds the cache to have the same.
+// TestCheckedInPages: the consistency checker reads large objects from etcd a few at a time, and finds the cache to have the same.
 func TestCheckedInPages(t *testing.T) {
 	var store *lister
-	var confined atomic.Int64
 	s := newSubject(t, func(_ *storeOptions, c *Config) {
-		c.Confine = func() (lift func()) {
-			confined.Add(1)
-			return func() { confined.Add(-1) }
-		}
 		if c.Storage != nil {
-			store = &lister{Interface: c.Storage, confined: &confined}
+			store = &lister{Interface: c.Storage}
 			c.Storage = store
 		}
 	})
@@ -55,7 +46,6 @@ func TestCheckedInPages(t *testing.T) {
 	}
 	store.lists.Store(0)
 	store.most.Store(0)
-	store.free.Store(0)
 	checker := consistency.NewChecker(podPrefix, podResource, newPodList, identities{s.follower}, inPages{s.follower})
 	digests, err := checker.CalculateDigests(t.Context())
 	if err != nil {
@@ -63,9 +53,6 @@ func TestCheckedInPages(t *testing.T) {
 	}
 	if digests.CacheDigest != digests.EtcdDigest {
 		t.Errorf("the digests differ: %+v", digests)
-	}
-	if free, left := store.free.Load(), confined.Load(); free != 0 || left != 0 {
-		t.Errorf("%d lists were read without the heap being confined, and it is %d times confined after them", free, left)
 	}
 	if store.most.Load() > leastPage || store.lists.Load() != (n+leastPage-1)/leastPage {
 		t.Errorf("%d objects of 1 MB were read in %d lists, up to %d at once", n, store.lists.Load(), store.most.Load())

@@ -250,7 +250,6 @@ func (s *Caches) start(d decorated, from uint64, versions bool, inherited *herit
 		Types:          s.opts.Types,
 		Bounded:        s.opts.Bounded,
 		HistoryBound:   s.opts.History,
-		Confine:        s.opts.Confine,
 		Versions:       versions,
 		taken:          counted,
 		stored:         codec,
