@@ -74,10 +74,10 @@ type renaming struct{ next http.RoundTripper }
 const path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 func (r renaming) RoundTrip(req *http.Request) (*http.Response, error) {
-	rest, ok := strings.CutPrefix(req.URL.Path, path)
-	ok = ok && (rest == "" || rest[0] == '/')
+	below, ok := strings.CutPrefix(req.URL.Path, path)
+	ok = ok && (below == "" || below[0] == '/')
 	if req.Header.Get("Content-Type") == mediaType {
-		if !ok || req.Method != http.MethodPut || !strings.HasSuffix(rest, "/status") {
+		if !ok || req.Method != http.MethodPut || !strings.HasSuffix(below, "/status") {
 			if req.Body != nil {
 				_ = req.Body.Close()
 			}

@@ -4,10 +4,10 @@
 package compact
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"fmt"
 	"hash"
 	"maps"
 	"slices"
@@ -167,7 +167,7 @@ func (c *compaction) props(p *props, root, prose bool) digest {
 	size := alone.Size()
 	c.scratch = slices.Grow(c.scratch[:0], size)[:size]
 	if _, err := alone.MarshalToSizedBuffer(c.scratch); err != nil {
-		panic(fmt.Sprintf("%T without what is below it cannot be encoded: %v", p, err)) // it has no such case
+		c.scratch = []byte(rand.Text()) // what cannot be encoded is like nothing else
 	}
 	below.Write([]byte{0})
 	below.Write(c.scratch)
@@ -181,25 +181,33 @@ func (c *compaction) leaveOut(p *props) {
 		c.prose.Write([]byte{0})
 		return
 	}
-	prose := props{Description: p.Description, Title: p.Title, Example: p.Example, ExternalDocs: p.ExternalDocs}
-	text, err := prose.Marshal()
-	if err != nil {
-		panic(fmt.Sprintf("prose cannot be encoded: %v", err)) // it has no such case
+	c.prose.Write([]byte{1})
+	named(c.prose, p.Description)
+	named(c.prose, p.Title)
+	if p.Example != nil {
+		c.prose.Write([]byte{'e'})
+		named(c.prose, string(p.Example.Raw))
 	}
-	c.prose.Write(binary.AppendUvarint([]byte{1}, uint64(len(text))))
-	c.prose.Write(text)
+	if p.ExternalDocs != nil {
+		c.prose.Write([]byte{'d'})
+		named(c.prose, p.ExternalDocs.Description)
+		named(c.prose, p.ExternalDocs.URL)
+	}
 	p.Description, p.Title, p.Example, p.ExternalDocs = "", "", nil, nil
 }
 
-// as returns what the table has for d, which is value from now on if there was nothing.
-func as[T any](c *compaction, d digest, value T) T {
+// settle ends h, the digest of what is at v, to which a field leads: it is in above from now on, and what the table has for it, which is
+// v's if there was nothing, takes its place.
+func settle[T any](c *compaction, above hash.Hash, field byte, h hash.Hash, v *T) {
+	d := digest(h.Sum(nil))
 	s := c.table.shared[d]
 	if s == nil {
-		s = &shared{digest: d, value: value}
+		s = &shared{digest: d, value: *v}
 		c.table.shared[d] = s
 	}
 	c.uses[s] = struct{}{}
-	return s.value.(T)
+	*v = s.value.(T)
+	add(above, field, d)
 }
 
 // add writes to h that field leads to what has the digest d.
@@ -230,9 +238,7 @@ func (c *compaction) byName(above hash.Hash, field byte, m *map[string]props, ro
 		named(h, name)
 		h.Write(d[:])
 	}
-	d := digest(h.Sum(nil))
-	*m = as(c, d, *m)
-	add(above, field, d)
+	settle(c, above, field, h, m)
 }
 
 func (c *compaction) pointer(above hash.Hash, field byte, p **props, prose bool) {
@@ -240,11 +246,8 @@ func (c *compaction) pointer(above hash.Hash, field byte, p **props, prose bool)
 		return
 	}
 	h := sha256.New()
-	d := c.props(*p, false, prose)
-	add(h, 'P', d)
-	d = digest(h.Sum(nil))
-	*p = as(c, d, *p)
-	add(above, field, d)
+	add(h, 'P', c.props(*p, false, prose))
+	settle(c, above, field, h, p)
 }
 
 func (c *compaction) list(above hash.Hash, field byte, l *[]props, prose bool) {
@@ -257,9 +260,8 @@ func (c *compaction) list(above hash.Hash, field byte, l *[]props, prose bool) {
 		d := c.props(&(*l)[i], false, prose)
 		h.Write(d[:])
 	}
-	d := digest(h.Sum(nil))
-	*l = as(c, d, slices.Clip(*l))
-	add(above, field, d)
+	*l = slices.Clip(*l)
+	settle(c, above, field, h, l)
 }
 
 func (c *compaction) alternatives(above hash.Hash, field byte, a **apiextensionsv1.JSONSchemaPropsOrArray, prose bool) {
@@ -270,9 +272,7 @@ func (c *compaction) alternatives(above hash.Hash, field byte, a **apiextensions
 	h.Write([]byte{'A'})
 	c.pointer(h, 's', &(*a).Schema, prose)
 	c.list(h, 'l', &(*a).JSONSchemas, prose)
-	d := digest(h.Sum(nil))
-	*a = as(c, d, *a)
-	add(above, field, d)
+	settle(c, above, field, h, a)
 }
 
 func (c *compaction) orBool(above hash.Hash, field byte, b **apiextensionsv1.JSONSchemaPropsOrBool, prose bool) {
@@ -285,9 +285,7 @@ func (c *compaction) orBool(above hash.Hash, field byte, b **apiextensionsv1.JSO
 		h.Write([]byte{1})
 	}
 	c.pointer(h, 's', &(*b).Schema, prose)
-	d := digest(h.Sum(nil))
-	*b = as(c, d, *b)
-	add(above, field, d)
+	settle(c, above, field, h, b)
 }
 
 func (c *compaction) dependencies(above hash.Hash, field byte, m *apiextensionsv1.JSONSchemaDependencies, prose bool) {
@@ -308,7 +306,5 @@ func (c *compaction) dependencies(above hash.Hash, field byte, m *apiextensionsv
 		h.Write([]byte{0})
 		(*m)[name] = v
 	}
-	d := digest(h.Sum(nil))
-	*m = as(c, d, *m)
-	add(above, field, d)
+	settle(c, above, field, h, m)
 }
